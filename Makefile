@@ -41,9 +41,10 @@ fix: $(VENV)/.dev ## format the code and repair what the linter can
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
+# --strict: where the advisories cannot be reached nothing was audited, and that must not look like a pass.
 audit: $(VENV)/.dev ## look for known vulnerabilities in what is pinned
-	$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements/run.txt
-	$(BIN)/pip-audit --disable-pip --require-hashes --requirement requirements/dev.txt
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements/run.txt
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements/dev.txt
 
 # dev first: the smaller sets are then resolved inside it, so that all of them agree on every version.
 COMPILE = env -u UV_FIND_LINKS $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 \
@@ -56,7 +57,7 @@ lock: $(VENV)/.uv ## renew requirements/*.txt and the npm lock from what they ar
 	$(if $(NODE),cd $(INTEROP) && rm -rf node_modules && npm install --package-lock-only --ignore-scripts)
 
 wheel: $(VENV)/.dev ## build dist/gatepost-*.whl
-	$(BIN)/hatchling build --target wheel dist
+	$(BIN)/hatchling build --target wheel --directory dist
 
 clean: ## remove everything that these targets made
 	rm -rf $(VENV) $(INTEROP)/node_modules build dist htmlcov .coverage .coverage.*
