@@ -1,0 +1,1 @@
+"""The HTTP API: thin, parses, calls a service, answers."""

@@ -1,0 +1,305 @@
+"""A delivery and its attempts: what is sent, and what each outcome means.
+
+            ┌────────── retry due ◀────────┐
+            ▼                              │
+        queued ── attempt ──▶ 2xx ──▶ delivered
+                        │
+                        ├──▶ else, attempts left ──▶ failed
+                        └──▶ else, none left ──▶ dead-letter
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from gatepost.domain.events import Event
+from gatepost.domain.retry import RetryPolicy, parse_retry_after
+from gatepost.domain.signatures import SigningKey, sign_plain, sign_standard
+from gatepost.domain.webhooks import Subscription
+
+READ_LIMIT_BYTES = 64 * 1024  # of a response body
+KEPT_LIMIT_BYTES = 16 * 1024  # of what was read
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    FAILED = "failed"  # will be tried again at `next_attempt_at`
+    DELIVERED = "delivered"
+    DEAD_LETTER = "dead-letter"
+
+
+class DeadReason(StrEnum):
+    ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+    DISCARDED = "discarded"
+    WEBHOOK_DELETED = "webhook_deleted"
+
+
+class ErrorClass(StrEnum):
+    TIMEOUT = "timeout"
+    CONNECT = "connect"
+    DNS = "dns"
+    TLS = "tls"
+    HTTP_3XX = "http_3xx"
+    HTTP_4XX = "http_4xx"
+    HTTP_5XX = "http_5xx"
+    INVALID_RESPONSE = "invalid_response"
+    BLOCKED_ADDRESS = "blocked_address"
+    INVALID_TARGET = "invalid_target"
+    INTERNAL_ERROR = "internal_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What a receiver answered.
+
+    Shape: `body` is at most 16 KiB of what was sent; `truncated` when there was more or it broke off.
+    """
+
+    status_code: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    truncated: bool = False
+
+    def header(self, name: str) -> str | None:
+        """Return the first value of a header, whatever the case of its name."""
+        return next((value for key, value in self.headers if key.lower() == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The receiver answered 2xx."""
+
+    response: Response
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The receiver answered, but not 2xx."""
+
+    response: Response
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """No complete response head came back; `detail` is for the operator's log, never for the API."""
+
+    error_class: ErrorClass
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """We would not send it: the address or the target is not allowed."""
+
+    error_class: ErrorClass
+    detail: str = ""
+
+
+Outcome = Accepted | Refused | Unreachable | Blocked
+
+
+def outcome_of(response: Response) -> Accepted | Refused:
+    """Return what a complete response means: 2xx is accepted, all else refused, 3xx too.
+
+    >>> outcome_of(Response(204, (), b"")).__class__.__name__
+    'Accepted'
+    >>> outcome_of(Response(302, (), b"")).__class__.__name__
+    'Refused'
+    """
+    return Accepted(response) if 200 <= response.status_code <= 299 else Refused(response)
+
+
+def error_class_of(outcome: Outcome) -> ErrorClass | None:
+    """Return the class an outcome is counted under; None for success.
+
+    >>> error_class_of(Refused(Response(503, (), b"")))
+    <ErrorClass.HTTP_5XX: 'http_5xx'>
+    """
+    match outcome:
+        case Accepted():
+            return None
+        case Refused(response):
+            match response.status_code // 100:
+                case 3:
+                    return ErrorClass.HTTP_3XX
+                case 4:
+                    return ErrorClass.HTTP_4XX
+                case 5:
+                    return ErrorClass.HTTP_5XX
+            return ErrorClass.INVALID_RESPONSE
+        case Unreachable(error_class) | Blocked(error_class):
+            return error_class
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a delivery has come: the part of it that an attempt changes."""
+
+    status: Status
+    attempt_count: int
+    max_attempts: int
+    next_attempt_at: datetime | None
+    last_status_code: int | None = None
+    last_error_class: ErrorClass | None = None
+    dead_reason: DeadReason | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One event owed to one webhook."""
+
+    id: str
+    group_id: str
+    webhook_id: str
+    event_id: str
+    event: str
+    task_ids: tuple[str, ...]
+    created_at: datetime
+    progress: Progress
+    replay_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One HTTP request made for a delivery.
+
+    Shape: `number` counts from 1.
+    """
+
+    id: str
+    number: int
+    started_at: datetime
+    duration: timedelta
+    outcome: Outcome
+    probe: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class QueuedDelivery:
+    """What the engine needs of an unfinished delivery to send it; made by the hundred thousand, so kept small."""
+
+    id: str
+    group_id: str
+    webhook_id: str
+    event_id: str
+    event: str
+    body: bytes
+    hop: int
+    attempt_count: int
+    created_at: datetime
+
+
+def first_progress(max_attempts: int, *, now: datetime) -> Progress:
+    """Return the progress of a delivery that nobody has tried yet: due at once."""
+    return Progress(Status.QUEUED, attempt_count=0, max_attempts=max_attempts, next_attempt_at=now)
+
+
+def owed(delivery_id: str, event: Event, subscription: Subscription) -> Delivery:
+    """Return the delivery of an event to a webhook that wants it."""
+    return Delivery(
+        id=delivery_id,
+        group_id=event.group_id,
+        webhook_id=subscription.webhook_id,
+        event_id=event.id,
+        event=event.event,
+        task_ids=event.task_ids,
+        created_at=event.created_at,
+        progress=first_progress(subscription.max_attempts, now=event.created_at),
+    )
+
+
+def replayed(original: Delivery, delivery_id: str, *, max_attempts: int, now: datetime) -> Delivery:
+    """Return a new delivery of an old one's event, to the same webhook."""
+    return replace(
+        original,
+        id=delivery_id,
+        created_at=now,
+        progress=first_progress(max_attempts, now=now),
+        replay_of=original.id,
+    )
+
+
+def after_attempt(
+    number: int, outcome: Outcome, policy: RetryPolicy, *, now: datetime, spread: float
+) -> Progress:
+    """Return the progress of a delivery once the outcome of its attempt `number` is known.
+
+    The policy in force at the attempt decides, so that an edited schedule holds from the next attempt on.
+    A receiver's `Retry-After` (on 429 and 503) may lengthen the wait and never shortens it.
+    """
+    status_code = outcome.response.status_code if isinstance(outcome, Accepted | Refused) else None
+    if isinstance(outcome, Accepted):
+        return Progress(
+            Status.DELIVERED, number, policy.max_attempts, None, last_status_code=status_code, finished_at=now
+        )
+    error_class = error_class_of(outcome)
+    delay = policy.delay_after(number, spread=spread)
+    if delay is None:
+        return Progress(
+            Status.DEAD_LETTER,
+            number,
+            policy.max_attempts,
+            None,
+            last_status_code=status_code,
+            last_error_class=error_class,
+            dead_reason=DeadReason.ATTEMPTS_EXHAUSTED,
+            finished_at=now,
+        )
+    return Progress(
+        Status.FAILED,
+        number,
+        policy.max_attempts,
+        now + max(delay, retry_after(outcome, now=now) or delay),
+        last_status_code=status_code,
+        last_error_class=error_class,
+    )
+
+
+def retry_after(outcome: Outcome, *, now: datetime) -> timedelta | None:
+    """Return the wait a receiver asked for with 429 or 503, if it asked for one that makes sense."""
+    if isinstance(outcome, Refused) and outcome.response.status_code in (429, 503):
+        asked = outcome.response.header("retry-after")
+        return parse_retry_after(asked, now=now) if asked is not None else None
+    return None
+
+
+def slows_down(outcome: Outcome) -> bool:
+    """Say whether an outcome is a sign that the receiver has too much to do."""
+    if isinstance(outcome, Refused):
+        return outcome.response.status_code == 429 or outcome.response.status_code >= 500
+    return isinstance(outcome, Unreachable) and outcome.error_class in (
+        ErrorClass.TIMEOUT,
+        ErrorClass.CONNECT,
+        ErrorClass.DNS,
+        ErrorClass.TLS,
+    )
+
+
+def request_headers(
+    delivery: QueuedDelivery,
+    *,
+    keys: Sequence[SigningKey],
+    own_headers: Sequence[tuple[str, str]],
+    user_agent: str,
+    timestamp: int,
+) -> list[tuple[str, str]]:
+    """Return the headers of one attempt, freshly signed: Gatepost's first, then the webhook's own.
+
+    Units: `timestamp` in whole Unix seconds, the moment of this attempt.
+    """
+    return [
+        ("Content-Type", "application/json"),
+        ("User-Agent", user_agent),
+        ("webhook-id", delivery.event_id),
+        ("webhook-timestamp", str(timestamp)),
+        ("webhook-signature", sign_standard(keys, delivery.event_id, timestamp, delivery.body)),
+        ("X-Timestamp", str(timestamp)),
+        ("X-Signature", sign_plain(keys, timestamp, delivery.body)),
+        ("X-Gatepost-Event", delivery.event),
+        ("X-Gatepost-Delivery", delivery.id),
+        ("X-Gatepost-Attempt", str(delivery.attempt_count + 1)),
+        ("X-Gatepost-Hop", str(delivery.hop)),
+        *own_headers,
+    ]

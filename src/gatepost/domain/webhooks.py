@@ -1,0 +1,240 @@
+"""Webhooks: a group's standing request to be told. Filter, header rules, secrets and their rotation."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from gatepost.domain.errors import FieldError, InvalidInput, ReservedHeader, invalid
+from gatepost.domain.events import is_event_type
+from gatepost.domain.network import Target
+from gatepost.domain.retry import RetryPolicy
+from gatepost.domain.signatures import parse_secret, secret_hint
+
+MOST_HEADERS = 20
+HEADER_VALUE_LIMIT = 4096
+MOST_EVENTS = 50
+LONGEST_GRACE = timedelta(days=7)
+
+_OPERATOR_FAMILIES = ("webhook.", "delivery.")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, section 5.6.2
+_VISIBLE_ASCII = re.compile(r"[\x21-\x7e]([\x20\t\x21-\x7e]*[\x21-\x7e])?")
+_ORIGIN = re.compile(r"api|ui|inbound:[a-z0-9_.-]{1,50}")
+
+_RESERVED_NAMES = frozenset(
+    "host transfer-encoding connection keep-alive te trailer trailers upgrade user-agent x-signature x-timestamp"
+    " cookie forwarded expect accept accept-encoding".split()
+)
+_RESERVED_PREFIXES = ("content-", "webhook-", "x-gatepost-", "x-forwarded-", "proxy-")
+
+
+class Health(StrEnum):
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    SUSPENDED = "suspended"
+    DISABLED = "disabled"
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A signing secret; one that is being replaced has an end."""
+
+    value: str
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """One webhook as configured.
+
+    Shape: `secrets` newest first, two at most; `config_version` rises by one with each edit.
+    """
+
+    id: str
+    group_id: str
+    name: str
+    target: Target
+    enabled: bool
+    events: tuple[str, ...]
+    headers: tuple[tuple[str, str], ...]
+    policy: RetryPolicy
+    timeout_seconds: int
+    max_concurrency: int
+    rate_limit_per_second: int | None
+    ignore_origins: tuple[str, ...]
+    secrets: tuple[Secret, ...]
+    health: Health
+    disabled_reason: str | None
+    config_version: int
+    created_at: datetime
+    updated_at: datetime
+
+    @property
+    def secret_hint(self) -> str:
+        return secret_hint(self.secrets[0].value)
+
+    def live_secrets(self, now: datetime) -> tuple[Secret, ...]:
+        """Return the secrets that sign at this moment, newest first."""
+        return tuple(secret for secret in self.secrets if secret.expires_at is None or now < secret.expires_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """The part of a webhook that decides which events it is owed."""
+
+    webhook_id: str
+    enabled: bool
+    events: tuple[str, ...]
+    ignore_origins: tuple[str, ...]
+    max_attempts: int
+
+
+def wants(webhook: Subscription, event: str, origin: str) -> bool:
+    """Say whether an event of this type and origin is owed to a webhook."""
+    return (
+        webhook.enabled
+        and origin not in webhook.ignore_origins
+        and any(_matches(pattern, event) for pattern in webhook.events)
+    )
+
+
+def _matches(pattern: str, event: str) -> bool:
+    # Events about Gatepost itself go only to those who name them: `*` means everything about the group's work.
+    if pattern == "*":
+        return not event.startswith(_OPERATOR_FAMILIES)
+    return event == pattern or (pattern.endswith(".*") and event.startswith(pattern[:-1]))
+
+
+def with_changes(webhook: Webhook, *, now: datetime, **fields: object) -> Webhook:
+    """Return the webhook edited, its version raised.
+
+    Raises: InvalidInput, naming every field that is wrong.
+    """
+    edited = replace(webhook, **fields)  # type: ignore[arg-type]  # names and types come from our own schemas
+    enabled = edited.enabled
+    if enabled != webhook.enabled:
+        edited = replace(
+            edited,
+            health=Health.HEALTHY if enabled else Health.DISABLED,
+            disabled_reason=None if enabled else "admin",
+        )
+    return checked(replace(edited, config_version=webhook.config_version + 1, updated_at=now))
+
+
+def with_new_secret(webhook: Webhook, secret: str, *, grace: timedelta, now: datetime) -> Webhook:
+    """Return the webhook with a new secret; the one before signs too until the grace ends, older ones no more.
+
+    Raises: InvalidInput, when the secret has the wrong shape or the grace is over 7 days.
+    """
+    parse_secret(secret)
+    if not timedelta(0) <= grace <= LONGEST_GRACE:
+        raise invalid("gracePeriodSeconds", "give seconds between 0 and 604800")
+    previous = (replace(webhook.secrets[0], expires_at=now + grace),) if grace else ()
+    return with_changes(webhook, now=now, secrets=(Secret(secret), *previous))
+
+
+def with_rotation_finalized(webhook: Webhook, *, now: datetime) -> Webhook:
+    """Return the webhook signing with its newest secret only; the same webhook when that is so already."""
+    if len(webhook.secrets) == 1:
+        return webhook
+    return with_changes(webhook, now=now, secrets=webhook.secrets[:1])
+
+
+def merged_headers(
+    stored: Sequence[tuple[str, str]],
+    given: Mapping[str, str | None],
+    *,
+    keep_others: bool,
+    same_origin: bool,
+) -> tuple[tuple[str, str], ...]:
+    """Return a webhook's headers after a write that cannot read their values.
+
+    Shape:  null keeps the stored value. `keep_others` (PATCH): names not given stay and ``""`` deletes.
+            Without `same_origin` nothing stored survives: those values were meant for the old host.
+    Raises: InvalidInput, for a null with nothing to keep; ReservedHeader and InvalidInput as `check_headers`.
+    """
+    kept = {name.lower(): (name, value) for name, value in stored} if same_origin else {}
+    merged = dict(kept) if keep_others else {}
+    for name, value in given.items():
+        if value is None and name.lower() not in kept:
+            raise invalid(f"headers.{name}", "there is no stored value to keep; give the value", code="no_value")
+        if value == "" and keep_others:
+            merged.pop(name.lower(), None)
+        else:
+            merged[name.lower()] = (name, kept[name.lower()][1] if value is None else value)
+    headers = tuple(merged.values())
+    check_headers(headers)
+    return headers
+
+
+def checked(webhook: Webhook) -> Webhook:
+    """Return the webhook, if every field of it is within its limits.
+
+    Raises: InvalidInput, naming every field that is not.
+    """
+    errors = [
+        *_range_error("name", len(webhook.name.strip()), 1, 100, "characters"),
+        *_range_error("timeoutSeconds", webhook.timeout_seconds, 1, 30, "seconds"),
+        *_range_error("maxConcurrency", webhook.max_concurrency, 1, 100, "requests at once"),
+        *_range_error("events", len(webhook.events), 1, MOST_EVENTS, "event names"),
+        *(
+            FieldError(("events", n), "give an event such as task.created, task.* or *", "unknown_event")
+            for n, pattern in enumerate(webhook.events)
+            if not _is_pattern(pattern)
+        ),
+        *(
+            FieldError(("ignoreOrigins", n), "give api, ui or inbound:<source>", "unknown_origin")
+            for n, origin in enumerate(webhook.ignore_origins)
+            if not _ORIGIN.fullmatch(origin)
+        ),
+    ]
+    if webhook.rate_limit_per_second is not None:
+        errors += _range_error("rateLimitPerSecond", webhook.rate_limit_per_second, 1, 1000, "a second")
+    if "\x00" in webhook.name or not webhook.name.isprintable():
+        errors.append(FieldError(("name",), "leave out control characters", "characters"))
+    if errors:
+        raise InvalidInput(*errors)
+    check_headers(webhook.headers)
+    return webhook
+
+
+def check_headers(headers: Sequence[tuple[str, str]]) -> None:
+    """Raises: InvalidInput, for names that are no tokens or values that are not visible ASCII of at most 4 KiB;
+    ReservedHeader, for names that are Gatepost's to set. Source: RFC 9110, section 5.
+    """
+    if len(headers) > MOST_HEADERS:
+        raise invalid("headers", f"give at most {MOST_HEADERS} headers")
+    for name, value in headers:
+        if not _TOKEN.fullmatch(name):
+            raise InvalidInput(
+                FieldError(("headers", name), "a name is letters, digits and -, without spaces", "not_a_token")
+            )
+        if is_reserved_header(name):
+            raise ReservedHeader(FieldError(("headers", name), "Gatepost sets this header itself", "reserved"))
+        if len(value) > HEADER_VALUE_LIMIT or not _VISIBLE_ASCII.fullmatch(value):
+            raise InvalidInput(
+                FieldError(
+                    ("headers", name), f"give 1 to {HEADER_VALUE_LIMIT} visible ASCII characters", "not_visible_ascii"
+                )
+            )
+
+
+def is_reserved_header(name: str) -> bool:
+    """Say whether a header name is not the webhook's to set; ``_`` reads as ``-``, as many servers read it.
+
+    >>> [is_reserved_header(name) for name in ("Host", "X_Signature", "webhook-id", "Authorization")]
+    [True, True, True, False]
+    """
+    canonical = name.lower().replace("_", "-")
+    return canonical in _RESERVED_NAMES or canonical.startswith(_RESERVED_PREFIXES)
+
+
+def _is_pattern(pattern: str) -> bool:
+    return pattern == "*" or is_event_type(pattern) or (pattern.endswith(".*") and is_event_type(pattern[:-1] + "x"))
+
+
+def _range_error(field: str, number: int, least: int, most: int, unit: str) -> list[FieldError]:
+    if least <= number <= most:
+        return []
+    return [FieldError((field,), f"give {least} to {most} {unit}", "out_of_range")]

@@ -1,0 +1,1 @@
+"""The delivery engine: lease a lane, drain it, release it."""
