@@ -2,6 +2,8 @@
 
 GatepostError
 ├─ MalformedRequest       malformed_request
+│  └─ MalformedJson       malformed_json
+├─ UnsupportedMediaType   unsupported_media_type
 ├─ Unauthenticated        unauthenticated
 ├─ Forbidden              forbidden
 ├─ NotFound               not_found
@@ -47,6 +49,14 @@ class GatepostError(Exception):
 
 class MalformedRequest(GatepostError):
     code = "malformed_request"
+
+
+class MalformedJson(MalformedRequest):
+    code = "malformed_json"
+
+
+class UnsupportedMediaType(GatepostError):
+    code = "unsupported_media_type"
 
 
 class Unauthenticated(GatepostError):

@@ -7,6 +7,7 @@
                                 └ (rejected may also be completed again) ───┘
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from gatepost.domain.events import Event, Json, Occasion, make_event, rfc3339
 TITLE_LIMIT = 100
 DESCRIPTION_LIMIT = 1000
 REASON_LIMIT = 1000
+
+_PERSON = re.compile(r"usr_[0-9A-Za-z_-]{1,64}")
 
 
 class TaskStatus(StrEnum):
@@ -221,7 +224,7 @@ def _check(fields: Mapping[str, Any]) -> None:
         errors.append(_text_error("title", fields["title"], 1, TITLE_LIMIT))
     if fields.get("description") is not None:
         errors.append(_text_error("description", fields["description"], 0, DESCRIPTION_LIMIT))
-    if fields.get("assigned_to") is not None and not str(fields["assigned_to"]).startswith("usr_"):
+    if fields.get("assigned_to") is not None and not _PERSON.fullmatch(fields["assigned_to"]):
         errors.append(FieldError(("assignedTo",), "give the usr_ id of a person", "invalid_id"))
     difficulty = fields.get("difficulty")
     if difficulty is not None and not 1 <= difficulty <= 10:
