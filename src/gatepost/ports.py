@@ -326,9 +326,7 @@ class LaneStore(Protocol):
         store cannot hold is written without its response, as `internal_error`; its neighbours are not touched.
         """
 
-    async def renew_lanes(
-        self, owner: str, tokens: Mapping[str, int], *, now: datetime, lease: timedelta
-    ) -> set[str]:
+    async def renew_lanes(self, owner: str, tokens: Mapping[str, int], *, now: datetime, lease: timedelta) -> set[str]:
         """Extend the leases that still have these tokens; return the lanes lost. Shows the owner to be alive."""
 
     async def release_lanes(self, releases: Sequence[Release]) -> set[str]:

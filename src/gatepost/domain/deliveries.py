@@ -1,11 +1,11 @@
 """A delivery and its attempts: what is sent, and what each outcome means.
 
-            ┌────────── retry due ◀────────┐
-            ▼                              │
-        queued ── attempt ──▶ 2xx ──▶ delivered
-                        │
-                        ├──▶ else, attempts left ──▶ failed
-                        └──▶ else, none left ──▶ dead-letter
+    ┌────────── retry due ◀────────┐
+    ▼                              │
+queued ── attempt ──▶ 2xx ──▶ delivered
+                │
+                ├──▶ else, attempts left ──▶ failed
+                └──▶ else, none left ──▶ dead-letter
 """
 
 from collections.abc import Sequence
@@ -221,9 +221,7 @@ def replayed(original: Delivery, delivery_id: str, *, max_attempts: int, now: da
     )
 
 
-def after_attempt(
-    number: int, outcome: Outcome, policy: RetryPolicy, *, now: datetime, spread: float
-) -> Progress:
+def after_attempt(number: int, outcome: Outcome, policy: RetryPolicy, *, now: datetime, spread: float) -> Progress:
     """Return the progress of a delivery once the outcome of its attempt `number` is known.
 
     The policy in force at the attempt decides, so that an edited schedule holds from the next attempt on.

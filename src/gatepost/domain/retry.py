@@ -76,9 +76,7 @@ def exponential(max_attempts: int, backoff_seconds: float) -> RetryPolicy:
         raise invalid("retryPolicy.maxAttempts", f"give a number between 1 and {MOST_RETRIES + 1}")
     if not (math.isfinite(backoff_seconds) and 0.1 <= backoff_seconds <= 3_600):
         raise invalid("retryPolicy.backoffSeconds", "give seconds between 0.1 and 3600")
-    return RetryPolicy(
-        tuple(min(backoff_seconds * 4**n, LONGEST_BACKOFF_SECONDS) for n in range(max_attempts - 1))
-    )
+    return RetryPolicy(tuple(min(backoff_seconds * 4**n, LONGEST_BACKOFF_SECONDS) for n in range(max_attempts - 1)))
 
 
 def parse_retry_after(value: str, *, now: datetime) -> timedelta | None:

@@ -86,8 +86,7 @@ def sign_standard(keys: Sequence[SigningKey], message_id: str, timestamp: int, b
     """
     content = b"%b.%d.%b" % (message_id.encode(), timestamp, body)
     return " ".join(
-        "v1," + binascii.b2a_base64(hmac.digest(key.decoded, content, "sha256"), newline=False).decode()
-        for key in keys
+        "v1," + binascii.b2a_base64(hmac.digest(key.decoded, content, "sha256"), newline=False).decode() for key in keys
     )
 
 

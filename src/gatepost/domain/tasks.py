@@ -1,10 +1,10 @@
 """Tasks and their lifecycle. Every change gives the new task, its history entry and its one event.
 
-        pending ──start──▶ in_progress ──complete──▶ completed ──approve──▶ approved
-           │                    ▲   ▲                    ▲ │
-           └──────complete──────│───┼────────────────────┘ └──reject──▶ rejected
-                                │   └──────────start────────────────────────┤
-                                └ (rejected may also be completed again) ───┘
+pending ──start──▶ in_progress ──complete──▶ completed ──approve──▶ approved
+   │                    ▲   ▲                    ▲ │
+   └──────complete──────│───┼────────────────────┘ └──reject──▶ rejected
+                        │   └──────────start────────────────────────┤
+                        └ (rejected may also be completed again) ───┘
 """
 
 import re
@@ -206,8 +206,7 @@ def _changed(
 
 def _changes(before: Task | None, after: Task) -> Json:
     pairs = {
-        name: (_wire(getattr(before, field, None)), _wire(getattr(after, field)))
-        for field, name in _TRACKED.items()
+        name: (_wire(getattr(before, field, None)), _wire(getattr(after, field))) for field, name in _TRACKED.items()
     }
     return {name: {"from": old, "to": new} for name, (old, new) in pairs.items() if old != new}
 

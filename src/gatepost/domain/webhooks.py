@@ -215,7 +215,9 @@ def check_headers(headers: Sequence[tuple[str, str]]) -> None:
         if len(value) > HEADER_VALUE_LIMIT or not _VISIBLE_ASCII.fullmatch(value):
             raise InvalidInput(
                 FieldError(
-                    ("headers", name), f"give 1 to {HEADER_VALUE_LIMIT} visible ASCII characters", "not_visible_ascii"
+                    ("headers", name),
+                    f"give 1 to {HEADER_VALUE_LIMIT} visible ASCII characters",
+                    "not_visible_ascii",
                 )
             )
 

@@ -1,0 +1,310 @@
+"""What happens to a delivery between the read that found it and the write that settles it.
+
+`_start` signs and sends, `_finish` decides what the outcome means and has it recorded, `_recorded` lets go of it.
+Nothing here waits: things happen to lanes, and one `_turn` looks at every lane that something happened to.
+"""
+
+import asyncio
+import heapq
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import count
+
+import structlog
+
+from gatepost.domain.deliveries import (
+    Attempt,
+    ErrorClass,
+    Outcome,
+    QueuedDelivery,
+    Unreachable,
+    after_attempt,
+    request_headers,
+)
+from gatepost.engine.attempt_log import log_attempt
+from gatepost.engine.lane import Lane, Phase
+from gatepost.engine.recorder import Recorder
+from gatepost.engine.slots import Slot, StartSlots
+from gatepost.ports import Chance, Clock, Dropped, LaneStore, Outgoing, Sender, Settled
+
+LONGEST_SLEEP = timedelta(seconds=1)
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One attempt under way."""
+
+    lane: Lane
+    delivery: QueuedDelivery
+    slot: Slot
+    amends: bool
+
+
+class Dispatcher:
+    """Moves deliveries through the lanes this process holds; the engine fills and empties `lanes`.
+
+    Shape: lanes that want a read stand in `hungry`, those that may go back to the store in `empty`.
+    """
+
+    def __init__(
+        self,
+        store: LaneStore,
+        sender: Sender,
+        clock: Clock,
+        chance: Chance,
+        *,
+        user_agent: str,
+        max_in_flight: int,
+    ) -> None:
+        self.lanes: dict[str, Lane] = {}
+        self.hungry: dict[Lane, None] = {}
+        self.empty: list[Lane] = []
+        self.read_wanted = asyncio.Event()
+        self.release_wanted = asyncio.Event()
+        self.recorder = Recorder(store, clock, on_recorded=self._recorded)
+        self.in_flight = 0
+
+        self._sender = sender
+        self._clock = clock
+        self._chance = chance
+        self._user_agent = user_agent
+        self._max_in_flight = max_in_flight
+        self._slots = StartSlots()
+        self._arrived: list[tuple[Flight, Outcome | Dropped, float, float]] = []
+        self._touched: set[Lane] = set()
+        self._ready: deque[Lane] = deque()
+        self._alarms: list[tuple[float, int, Lane | None]] = []
+        self._alarm_set = asyncio.Event()
+        self._order = count()
+        self._turn_wanted = asyncio.Event()
+        self._turned = asyncio.Event()
+        self._stopping = False
+
+    def touch(self, lane: Lane) -> None:
+        """Look at a lane in the next turn: something happened to it."""
+        self._touched.add(lane)
+        self._turn_wanted.set()
+
+    def remove(self, lane: Lane) -> None:
+        """Forget a lane that is not ours any more."""
+        if self.lanes.get(lane.webhook_id) is lane:
+            del self.lanes[lane.webhook_id]
+            if lane.phase is Phase.LOST:
+                log.warning("lane.lost", webhook_id=lane.webhook_id)
+
+    async def finish(self) -> None:
+        """Start nothing more; return when all that is in flight has ended and is recorded."""
+        self._stopping = True
+        for lane in self.lanes.values():
+            self.touch(lane)
+        while self.in_flight or self._arrived or self.recorder.unrecorded:
+            self._turned.clear()
+            await self._turned.wait()
+
+    # --- start -----------------------------------------------------------------------------------------------
+
+    def _start_ready_lanes(self, boot: float) -> None:
+        """Start one delivery of each ready lane in turn, while there are slots; every lane gets its share."""
+        now = self._clock.now()
+        batch: list[Outgoing] = []
+        while self._ready and self.in_flight < self._max_in_flight and not self.recorder.failing:
+            lane = self._ready[0]
+            if not lane.may_start(boot):
+                self._ready.popleft()
+                lane.in_ready = False
+                self._route(lane, boot)
+                continue
+            slot = self._slots.take(boot)
+            if slot is None:
+                self._set_alarm(self._slots.next_free(), None)
+                break
+            self._ready.rotate(-1)
+            if outgoing := self._start(lane, slot, now, boot):
+                batch.append(outgoing)
+        if batch:
+            self._sender.submit(batch)
+
+    def _start(self, lane: Lane, slot: Slot, now: datetime, boot: float) -> Outgoing | None:
+        """Return the request of the lane's next delivery, signed now."""
+        delivery = lane.start(boot)
+        if lane.must_presume(delivery):
+            self._slots.give_back(slot)
+            self._presume_failed(lane, delivery, now)
+            return None
+        flight = Flight(lane, delivery, slot, amends=delivery.id in lane.presumed)
+        self.in_flight += 1
+        try:
+            return self._request(flight, now)
+        except Exception as bug:  # a delivery that breaks us is an outcome, or it would loop for ever
+            log.exception("delivery.crashed", delivery_id=delivery.id)
+            self._arrive(flight, Unreachable(ErrorClass.INTERNAL_ERROR, repr(bug)), boot, 0.0)
+            return None
+
+    def _request(self, flight: Flight, now: datetime) -> Outgoing:
+        lane, webhook = flight.lane, flight.lane.webhook
+        return Outgoing(
+            target=webhook.target,
+            headers=request_headers(
+                flight.delivery,
+                keys=lane.keys(now),
+                own_headers=webhook.headers,
+                user_agent=self._user_agent,
+                timestamp=int(now.timestamp()),
+            ),
+            body=flight.delivery.body,
+            timeout=webhook.timeout_seconds,
+            start_before=lane.usable_until,
+            settle=self._settle,
+            context=flight,
+        )
+
+    def _presume_failed(self, lane: Lane, delivery: QueuedDelivery, now: datetime) -> None:
+        """Write the attempt as failed before it is made; it is made once that is committed, see `_recorded`."""
+        lane.presumed.add(delivery.id)
+        died = Unreachable(ErrorClass.INTERNAL_ERROR, "process died")
+        self.recorder.add(lane, self._decide(lane, delivery, died, now, timedelta(0), now, amends=False))
+
+    # --- settle ----------------------------------------------------------------------------------------------
+
+    def _settle(self, outgoing: Outgoing, result: Outcome | Dropped, started: float, duration: float) -> None:
+        assert isinstance(outgoing.context, Flight)
+        self._arrive(outgoing.context, result, started, duration)
+
+    def _arrive(self, flight: Flight, result: Outcome | Dropped, started: float, duration: float) -> None:
+        self._arrived.append((flight, result, started, duration))
+        self._turn_wanted.set()
+
+    def _finish(self, flight: Flight, result: Outcome | Dropped, *, started_at: datetime, duration: timedelta) -> None:
+        """Decide what an attempt means for its delivery and have that recorded, if the lane is still ours."""
+        lane, delivery = flight.lane, flight.delivery
+        self._slots.give_back(flight.slot)
+        self.in_flight -= 1
+        self._touched.add(lane)
+        if isinstance(result, Dropped):
+            lane.put_back(delivery)
+            return
+        lane.settle(result)
+        if lane.phase is Phase.LOST:
+            log.info("outcome.abandoned", delivery_id=delivery.id, webhook_id=lane.webhook_id)
+            return
+        now = self._clock.now()
+        settled = self._decide(lane, delivery, result, started_at, duration, now, amends=flight.amends)
+        if settled.progress.next_attempt_at is not None:
+            lane.retry_from(self._clock.boot() + (settled.progress.next_attempt_at - now).total_seconds())
+        self.recorder.add(lane, settled)
+        log_attempt(settled)
+
+    def _decide(
+        self,
+        lane: Lane,
+        delivery: QueuedDelivery,
+        outcome: Outcome,
+        started_at: datetime,
+        duration: timedelta,
+        now: datetime,
+        *,
+        amends: bool,
+    ) -> Settled:
+        number = delivery.attempt_count + 1
+        return Settled(
+            delivery=delivery,
+            attempt=Attempt(self._chance.new_id("att"), number, started_at, duration, outcome),
+            progress=after_attempt(number, outcome, lane.webhook.policy, now=now, spread=self._chance.draw()),
+            amends=amends,
+        )
+
+    # --- record ----------------------------------------------------------------------------------------------
+
+    def _recorded(self, lane: Lane, batch: Sequence[Settled]) -> None:
+        """Let go of what is committed; start what was only presumed."""
+        boot = self._clock.boot()
+        done = []
+        for settled in batch:
+            if settled.delivery.id in lane.presumed and not settled.amends and lane.phase is not Phase.LOST:
+                self._start_presumed(lane, settled.delivery)
+            else:
+                lane.presumed.discard(settled.delivery.id)
+                done.append(settled.delivery.id)
+        if done:
+            lane.recorded(done, boot=boot)
+        self.touch(lane)
+
+    def _start_presumed(self, lane: Lane, delivery: QueuedDelivery) -> None:
+        lane.put_back(delivery)
+        if lane.phase is not Phase.ACTIVE:
+            lane.presumed.discard(delivery.id)
+
+    # --- the turn: one look at every lane that something happened to -----------------------------------------
+
+    async def take_turns(self) -> None:
+        while True:
+            await self._turn_wanted.wait()
+            self._turn_wanted.clear()
+            self._turn()
+            self._turned.set()
+
+    def _turn(self) -> None:
+        boot, now = self._clock.boot(), self._clock.now()
+        arrived, self._arrived = self._arrived, []
+        for flight, result, started, duration in arrived:
+            started_at = now - timedelta(seconds=boot - started)
+            try:
+                self._finish(flight, result, started_at=started_at, duration=timedelta(seconds=duration))
+            except Exception:  # a bug in one lane ends that lane; its lease lapses, and another owner starts afresh
+                log.exception("lane.died", webhook_id=flight.lane.webhook_id)
+                flight.lane.lose()
+        touched, self._touched = self._touched, set()
+        for lane in touched:
+            self._route(lane, boot)
+        self._start_ready_lanes(boot)
+
+    def _route(self, lane: Lane, boot: float) -> None:
+        """Put a lane where its state says it belongs."""
+        if lane.phase is Phase.LOST:
+            self.remove(lane)
+            return
+        if self._stopping:
+            lane.leave()
+        lane.notice(boot)
+        if not lane.in_ready and lane.may_start(boot):
+            lane.in_ready = True
+            self._ready.append(lane)
+        if lane.wants_read():
+            self.hungry[lane] = None
+            self.read_wanted.set()
+        elif lane.may_release(boot):
+            lane.phase = Phase.RELEASING
+            self.empty.append(lane)
+            self.release_wanted.set()
+        elif not lane.in_ready:
+            self._set_alarm(lane.next_moment(boot), lane)
+
+    # --- time ------------------------------------------------------------------------------------------------
+
+    def _set_alarm(self, moment: float | None, lane: Lane | None) -> None:
+        """See to it that there is a turn at that moment, for that lane or for those who wait for slots."""
+        if moment is None or (lane is not None and lane.alarm is not None and lane.alarm <= moment):
+            return
+        if lane is not None:
+            lane.alarm = moment
+        heapq.heappush(self._alarms, (moment, next(self._order), lane))
+        if self._alarms[0][0] == moment:
+            self._alarm_set.set()
+
+    async def ring_alarms(self) -> None:
+        while True:
+            boot = self._clock.boot()
+            while self._alarms and self._alarms[0][0] <= boot:
+                moment, _, lane = heapq.heappop(self._alarms)
+                if lane is None:
+                    self._turn_wanted.set()
+                elif lane.alarm == moment:
+                    lane.alarm = None
+                    self.touch(lane)
+            next_in = timedelta(seconds=self._alarms[0][0] - boot) if self._alarms else LONGEST_SLEEP
+            await self._clock.wait(self._alarm_set, next_in)
+            self._alarm_set.clear()

@@ -1,0 +1,250 @@
+"""The engine: lease lanes, drain them, release them.
+
+Read downwards, this is the life of a lease: take what is due, read what it holds, keep the lease and the
+configuration fresh, give it back when it is empty. What happens to each delivery meanwhile stands in `dispatcher.py`.
+Deliveries in the store are the truth; everything here may be lost at any moment.
+The rules, and the race that each one closes: docs/delivery-protocol.md.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import islice
+
+import structlog
+
+from gatepost.domain.deliveries import QueuedDelivery
+from gatepost.domain.errors import StoreUnavailable
+from gatepost.engine.dispatcher import Dispatcher
+from gatepost.engine.lane import Lane, Phase
+from gatepost.ports import Chance, Clock, LaneRead, LaneStore, Release, Sender
+
+LANES_AT_ONCE = 200  # leased or read in one call
+READ_AHEAD = 200  # deliveries of one lane
+READ_AHEAD_IN_ALL = 20_000  # shared out between lanes when there are many
+POLL = timedelta(seconds=1)  # how long a hint that never came can delay a delivery
+CONFIRM_EVERY = timedelta(seconds=1)
+SWEEP_EVERY = timedelta(seconds=30)
+PAUSE_WHEN_STORE_FAILS = timedelta(milliseconds=500)
+USABLE_PART = 0.8  # of a lease, from before it was asked for; what is left over covers a request on its way
+
+log = structlog.get_logger()
+
+
+class Engine:
+    """Delivers what the store owes, for as long as it runs; tells nobody and trusts no hint."""
+
+    def __init__(
+        self,
+        store: LaneStore,
+        sender: Sender,
+        clock: Clock,
+        chance: Chance,
+        *,
+        owner: str,
+        user_agent: str,
+        lease: timedelta,
+        max_in_flight: int,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._owner = owner
+        self._lease = lease
+        self._dispatcher = Dispatcher(store, sender, clock, chance, user_agent=user_agent, max_in_flight=max_in_flight)
+        self._lanes = self._dispatcher.lanes
+        self._edited_while_leasing: set[str] = set()
+        self._lease_wanted = asyncio.Event()
+        self._confirm_wanted = asyncio.Event()
+        self._stop_asked = asyncio.Event()
+
+    async def run(self) -> None:
+        """Deliver until `stop`; then finish and record what is in flight, and give the lanes back."""
+        await self._store.join(self._owner, now=self._clock.now())
+        log.info("engine.started", owner=self._owner)
+        loops = [
+            self._every(POLL, self._lease_due_lanes, self._lease_wanted),
+            self._every(POLL, self._read_hungry_lanes, self._dispatcher.read_wanted),
+            self._every(POLL, self._release_empty_lanes, self._dispatcher.release_wanted),
+            self._every(CONFIRM_EVERY, self._confirm_configuration, self._confirm_wanted),
+            self._every(self._lease / 3, self._renew_leases, asyncio.Event()),
+            self._every(SWEEP_EVERY, self._sweep, asyncio.Event()),
+            self._dispatcher.recorder.run(),
+            self._dispatcher.take_turns(),
+            self._dispatcher.ring_alarms(),
+        ]
+        tasks = [asyncio.create_task(loop) for loop in (*loops, self._finish_when_asked())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # a loop ends by a bug only: let it be seen
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._store.leave(self._owner)
+        log.info("engine.stopped", owner=self._owner)
+
+    def stop(self) -> None:
+        """Start nothing more; `run` returns once all that is in flight is recorded."""
+        self._stop_asked.set()
+
+    async def _finish_when_asked(self) -> None:
+        await self._stop_asked.wait()
+        await self._dispatcher.finish()
+
+    @property
+    def in_flight(self) -> int:
+        return self._dispatcher.in_flight
+
+    @property
+    def lanes_held(self) -> int:
+        return len(self._lanes)
+
+    # --- hints -----------------------------------------------------------------------------------------------
+
+    def hand_over(self, deliveries: Sequence[QueuedDelivery]) -> None:
+        """Take deliveries just committed into the lanes we hold; the rest are a reason to lease."""
+        for delivery in deliveries:
+            lane = self._lanes.get(delivery.webhook_id)
+            if lane is not None and lane.offer(delivery):
+                self._dispatcher.touch(lane)
+            else:
+                self._lease_wanted.set()
+
+    def webhook_changed(self, webhook_id: str) -> None:
+        """Send nothing more to a webhook before its configuration was read again."""
+        self._edited_while_leasing.add(webhook_id)
+        if lane := self._lanes.get(webhook_id):
+            lane.edits += 1
+            self._confirm_wanted.set()
+        self._lease_wanted.set()
+
+    # --- lease -----------------------------------------------------------------------------------------------
+
+    async def _lease_due_lanes(self) -> timedelta | None:
+        """Lease what is due; return how long until the next lane will be."""
+        if self._stop_asked.is_set() or self._dispatcher.recorder.failing:
+            return None
+        self._edited_while_leasing.clear()
+        asked, now = self._clock.boot(), self._clock.now()
+        leased = await self._store.lease_lanes(self._owner, limit=LANES_AT_ONCE, now=now, lease=self._lease)
+        webhooks = await self._store.webhooks_to_serve([lane.webhook_id for lane in leased.lanes])
+        for lease in leased.lanes:
+            if former := self._lanes.get(lease.webhook_id):
+                former.lose()  # our own lease had lapsed: what was sent under it is not ours to record
+            if webhook := webhooks.get(lease.webhook_id):
+                usable_until = asked + self._lease.total_seconds() * USABLE_PART
+                lane = Lane(lease, webhook, usable_until=usable_until, confirmed=asked, boot=asked)
+                self._lanes[lane.webhook_id] = lane
+                self._dispatcher.touch(lane)
+        for webhook_id in self._edited_while_leasing & self._lanes.keys():
+            self._lanes[webhook_id].edits += 1  # what was read may be the configuration before the edit
+            self._confirm_wanted.set()
+        if len(leased.lanes) == LANES_AT_ONCE:
+            return timedelta(0)
+        return max(leased.next_due_at - now, timedelta(0)) if leased.next_due_at else None
+
+    async def _renew_leases(self) -> None:
+        asked = self._clock.boot()
+        tokens = {lane.webhook_id: lane.token for lane in self._lanes.values()}
+        lost = await self._store.renew_lanes(self._owner, tokens, now=self._clock.now(), lease=self._lease)
+        for webhook_id, token in tokens.items():
+            lane = self._lanes.get(webhook_id)
+            if lane is None or lane.token != token:
+                continue
+            if webhook_id in lost:
+                lane.lose()
+            else:
+                lane.usable_until = asked + self._lease.total_seconds() * USABLE_PART
+            self._dispatcher.touch(lane)
+
+    async def _confirm_configuration(self) -> None:
+        """See which webhooks were edited, disabled or deleted since we last looked; by anyone."""
+        asked = self._clock.boot()
+        edits = {lane: lane.edits for lane in self._lanes.values()}
+        if not edits:
+            return
+        versions = await self._store.config_versions([lane.webhook_id for lane in edits])
+        edited = [
+            lane.webhook_id
+            for lane in edits
+            if versions.get(lane.webhook_id, lane.webhook.config_version) != lane.webhook.config_version
+        ]
+        webhooks = await self._store.webhooks_to_serve(edited) if edited else {}
+        for lane, edits_seen in edits.items():
+            if lane.webhook_id in webhooks:
+                lane.reconfigure(webhooks[lane.webhook_id])
+            elif lane.webhook_id not in versions or lane.webhook_id in edited:
+                lane.leave()
+            lane.confirmed, lane.confirmed_edits = asked, edits_seen
+            self._dispatcher.touch(lane)
+
+    async def _sweep(self) -> None:
+        if await self._store.sweep(now=self._clock.now()):
+            self._lease_wanted.set()
+
+    # --- read ------------------------------------------------------------------------------------------------
+
+    async def _read_hungry_lanes(self) -> timedelta | None:
+        hungry = list(islice(self._dispatcher.hungry, LANES_AT_ONCE))
+        for lane in hungry:
+            del self._dispatcher.hungry[lane]
+        lanes = [lane for lane in hungry if lane.wants_read()]
+        if not lanes:
+            return None
+        capacity = min(READ_AHEAD, READ_AHEAD_IN_ALL // max(len(self._lanes), 1))
+        limits = {lane.webhook_id: lane.begin_read(capacity) for lane in lanes}
+        now, boot = self._clock.now(), self._clock.boot()
+        reads: Mapping[str, LaneRead] = {}
+        try:
+            reads = await self._store.read_lanes(limits, now=now)
+        finally:
+            for lane in lanes:
+                read = reads.get(lane.webhook_id)
+                next_due_at = read.next_due_at if read else None
+                lane.end_read(read, look_from=_boot_moment(next_due_at, now, boot))
+                self._dispatcher.touch(lane)
+        return timedelta(0) if self._dispatcher.hungry else None
+
+    # --- release ---------------------------------------------------------------------------------------------
+
+    async def _release_empty_lanes(self) -> None:
+        lanes = [lane for lane in self._dispatcher.empty if lane.phase is Phase.RELEASING]
+        self._dispatcher.empty.clear()
+        if not lanes:
+            return
+        released: set[str] = set()
+        try:
+            released = await self._store.release_lanes(
+                [Release(lane.webhook_id, lane.token, lane.pokes or 0) for lane in lanes]
+            )
+        finally:
+            for lane in lanes:
+                if lane.webhook_id in released:
+                    self._dispatcher.remove(lane)
+                else:
+                    lane.release_refused()
+                    self._dispatcher.touch(lane)
+        self._lease_wanted.set()  # to learn when the next of them is due
+
+    # --- the loops -------------------------------------------------------------------------------------------
+
+    async def _every(
+        self, period: timedelta, step: Callable[[], Awaitable[timedelta | None]], wanted: asyncio.Event
+    ) -> None:
+        """Do a step when it is wanted, when it asked to be done again, and once a period; outlive a failing store."""
+        while True:
+            wanted.clear()
+            try:
+                again_in = await step()
+            except StoreUnavailable as error:
+                log.warning("store.failed", step=step.__name__.strip("_"), reason=error.detail)
+                await self._clock.wait(asyncio.Event(), PAUSE_WHEN_STORE_FAILS)
+                again_in = timedelta(0)
+            pause = period if again_in is None else min(again_in, period)
+            if pause > timedelta(0):
+                await self._clock.wait(wanted, pause)
+
+
+def _boot_moment(moment_at: datetime | None, now: datetime, boot: float) -> float | None:
+    return None if moment_at is None else boot + (moment_at - now).total_seconds()

@@ -1,0 +1,248 @@
+"""One webhook's queue while we hold its lease: a state machine without I/O, clock or chance.
+
+Every id that may be anywhere between the store and a committed outcome is in `known`; that one set answers
+what to skip in a read, what to refuse twice, and whether the lane has nothing left to do.
+Moments are seconds of `Clock.boot`, except where a name ends in `_at`.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from datetime import datetime
+from enum import Enum
+
+from gatepost.domain.deliveries import Accepted, Outcome, QueuedDelivery, slows_down
+from gatepost.domain.signatures import SigningKey, parse_secret
+from gatepost.domain.webhooks import Webhook
+from gatepost.ports import LaneRead, LeasedLane
+
+LINGER_SECONDS = 2.0  # an empty lane is kept this long, since events come in bursts
+CONFIRMED_FOR_SECONDS = 2.0  # nothing starts on configuration older than this
+PRESUMED_FROM_UNCLEAN = 3
+
+
+class Phase(Enum):
+    ACTIVE = "active"
+    LEAVING = "leaving"  # starts nothing more, finishes what is in flight, then goes back to the store
+    RELEASING = "releasing"  # its release is on the way to the store
+    LOST = "lost"  # another worker may hold it: nothing is started, nothing recorded
+
+
+class Lane:
+    """The queue of one webhook under one lease."""
+
+    def __init__(
+        self, leased: LeasedLane, webhook: Webhook, *, usable_until: float, confirmed: float, boot: float
+    ) -> None:
+        self.webhook_id = leased.webhook_id
+        self.token = leased.token
+        self.unclean = leased.unclean
+        self.phase = Phase.ACTIVE
+        self.usable_until = usable_until
+        self.confirmed = confirmed
+        self.edits = self.confirmed_edits = 0  # heard of in this process, and seen in the configuration
+
+        self.buffer: deque[QueuedDelivery] = deque()
+        self.known: set[str] = set()
+        self.presumed: set[str] = set()  # written as failed ahead of sending, see `must_presume`
+        self.in_flight = 0
+        # An owner that died may have died of what it was sending: feel the way, one at a time.
+        self.window = 1 if leased.unclean else leased.window
+
+        self.pokes: int | None = None  # as of the last read; None once something came by another way
+        self.look_again = True
+        self.reading = False
+        self.in_ready = False
+        self.alarm: float | None = None
+        self._read_limit = 0
+        self._forget_after_read: list[str] = []
+        self._look_from: float | None = None
+        self._next_start = 0.0
+        self._idle_since = boot
+        self._closing = False
+        self.reconfigure(webhook)
+
+    # --- configuration ---------------------------------------------------------------------------------------
+
+    def reconfigure(self, webhook: Webhook) -> None:
+        self.webhook = webhook
+        self.window = min(self.window, webhook.max_concurrency)
+        self._keys: tuple[SigningKey, ...] | None = None
+        self._keys_until: datetime | None = None
+
+    def keys(self, now: datetime) -> tuple[SigningKey, ...]:
+        """Return the keys that sign at this moment, newest first."""
+        if self._keys is None or (self._keys_until is not None and now >= self._keys_until):
+            live = self.webhook.live_secrets(now)
+            self._keys = tuple(parse_secret(secret.value) for secret in live)
+            self._keys_until = min((s.expires_at for s in live if s.expires_at is not None), default=None)
+        return self._keys
+
+    # --- filling ---------------------------------------------------------------------------------------------
+
+    def offer(self, delivery: QueuedDelivery) -> bool:
+        """Take a delivery that was just committed; False leaves it to the store, whose poke came with it.
+
+        Past twice the window an offer is only a reason to read: the store keeps the queue, not our memory.
+        """
+        if self.phase is not Phase.ACTIVE:
+            return False
+        self.pokes = None
+        if delivery.id in self.known:
+            return True
+        if len(self.known) >= 2 * self.window or self.look_again:
+            self.look_again = True
+            return True
+        self._take_in(delivery)
+        return True
+
+    def wants_read(self) -> bool:
+        if self.reading or self.phase in (Phase.RELEASING, Phase.LOST):
+            return False
+        if self.phase is Phase.LEAVING:
+            return not self.known and self.pokes is None
+        return self.look_again and len(self.buffer) <= self.window
+
+    def begin_read(self, capacity: int) -> int:
+        """Return how many rows to ask for: what there is room for, and what will be skipped as known."""
+        self.reading, self.look_again = True, False
+        room = max(capacity, 2 * self.window) - len(self.buffer)
+        self._read_limit = max(room, 1) + len(self.known)
+        return self._read_limit
+
+    def end_read(self, read: LaneRead | None, *, look_from: float | None) -> None:
+        """Take in what a read brought; None when it failed or the lane is not there any more.
+
+        Only now may ids go that were recorded meanwhile: the read may have seen them unfinished.
+        """
+        self.reading = False
+        if read is None or self.phase is Phase.LOST:
+            self.look_again = True
+        elif read.token != self.token:
+            self.lose()
+        else:
+            self.pokes = read.pokes
+            self._look_from = look_from
+            if self.phase is Phase.ACTIVE:
+                for delivery in read.deliveries:
+                    if delivery.id not in self.known:
+                        self._take_in(delivery)
+                self.look_again = self.look_again or len(read.deliveries) >= self._read_limit
+        self.known.difference_update(self._forget_after_read)
+        self._forget_after_read.clear()
+
+    def _take_in(self, delivery: QueuedDelivery) -> None:
+        self.known.add(delivery.id)
+        self.buffer.append(delivery)
+
+    # --- starting --------------------------------------------------------------------------------------------
+
+    def may_start(self, boot: float) -> bool:
+        return (
+            bool(self.buffer)
+            and self.in_flight < self.window
+            and self.phase is Phase.ACTIVE
+            and boot < self.usable_until
+            and boot - self.confirmed <= CONFIRMED_FOR_SECONDS
+            and self.confirmed_edits == self.edits
+            and boot >= self._next_start
+        )
+
+    def start(self, boot: float) -> QueuedDelivery:
+        """Take the delivery to send now, under the webhook's rate limit (GCRA with a burst of one)."""
+        self.in_flight += 1
+        if self.webhook.rate_limit_per_second is not None:
+            self._next_start = max(boot, self._next_start) + 1 / self.webhook.rate_limit_per_second
+        return self.buffer.popleft()
+
+    def must_presume(self, delivery: QueuedDelivery) -> bool:
+        """Say whether an attempt is to be written as failed before it is made.
+
+        Owner after owner died holding this lane: perhaps of this very delivery, which must not go on for ever.
+        """
+        return self.unclean >= PRESUMED_FROM_UNCLEAN and delivery.id not in self.presumed
+
+    # --- settling --------------------------------------------------------------------------------------------
+
+    def put_back(self, delivery: QueuedDelivery) -> None:
+        """Take back a delivery that was started and never sent."""
+        self.in_flight -= 1
+        if self.phase is Phase.ACTIVE:
+            self.buffer.appendleft(delivery)
+        else:
+            self.forget([delivery.id])
+
+    def settle(self, outcome: Outcome) -> None:
+        """Count an attempt as over and adapt the window: one more for a success, half for a sign of overload."""
+        self.in_flight -= 1
+        if isinstance(outcome, Accepted):
+            self.window = min(self.window + 1, self.webhook.max_concurrency)
+        elif slows_down(outcome):
+            self.window = max(self.window // 2, 1)
+
+    def retry_from(self, moment: float) -> None:
+        """Remember to look when a retry of ours will be due."""
+        if self._look_from is None or moment < self._look_from:
+            self._look_from = moment
+
+    def recorded(self, delivery_ids: Iterable[str], *, boot: float) -> None:
+        """Let go of deliveries whose outcomes are committed."""
+        self.unclean = 0
+        self.forget(delivery_ids)
+        self._idle_since = boot
+
+    def forget(self, delivery_ids: Iterable[str]) -> None:
+        if self.reading:
+            self._forget_after_read.extend(delivery_ids)
+        else:
+            self.known.difference_update(delivery_ids)
+
+    # --- leaving ---------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Start nothing more; what was not started stays the store's."""
+        self._closing = True
+        if self.phase is Phase.ACTIVE:
+            self.phase = Phase.LEAVING
+            self.pokes = None
+            self._drop_buffer()
+
+    def lose(self) -> None:
+        self.phase = Phase.LOST
+        self._drop_buffer()
+
+    def may_release(self, boot: float) -> bool:
+        """Say whether nothing is left here that the store does not know as well."""
+        if self.known or self.reading or self.pokes is None:
+            return False
+        if self.phase is Phase.ACTIVE:
+            return not self.look_again and boot >= self._idle_since + LINGER_SECONDS
+        return self.phase is Phase.LEAVING
+
+    def release_refused(self) -> None:
+        """Go on: the lane was poked since it was read, or lost; the next read tells which."""
+        self.phase = Phase.LEAVING if self._closing else Phase.ACTIVE
+        self.look_again = True
+        self.pokes = None
+
+    def _drop_buffer(self) -> None:
+        self.forget([delivery.id for delivery in self.buffer])
+        self.buffer.clear()
+
+    # --- time ------------------------------------------------------------------------------------------------
+
+    def notice(self, boot: float) -> None:
+        """See whether time has brought a reason to read: a retry is due, or an empty lane is to be released."""
+        if self._look_from is not None and boot >= self._look_from:
+            self._look_from = None
+            self.look_again = True
+        if self.pokes is None and not self.known and boot >= self._idle_since + LINGER_SECONDS:
+            self.look_again = True
+
+    def next_moment(self, boot: float) -> float | None:
+        """Return when `notice`, `may_start` or `may_release` may say something new by time alone."""
+        moments = [self._next_start] if self.buffer else []
+        if self._look_from is not None:
+            moments.append(self._look_from)
+        if not self.known:
+            moments.append(self._idle_since + LINGER_SECONDS)
+        return min((moment for moment in moments if moment > boot), default=None)
