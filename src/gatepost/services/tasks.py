@@ -82,9 +82,7 @@ class Tasks:
         """Raises: InvalidTransition."""
         return await self._change(caller, task_id, rules.approve, version=version)
 
-    async def reject(
-        self, caller: Caller, task_id: str, reason: str, *, version: int | None = None
-    ) -> TaskRecord:
+    async def reject(self, caller: Caller, task_id: str, reason: str, *, version: int | None = None) -> TaskRecord:
         """Raises: InvalidTransition; InvalidInput, without a reason."""
 
         def rejected(task: Task, occasion: Occasion) -> TaskChange:
@@ -92,9 +90,7 @@ class Tasks:
 
         return await self._change(caller, task_id, rejected, version=version)
 
-    async def _change(
-        self, caller: Caller, task_id: str, decide: Decision, *, version: int | None
-    ) -> TaskRecord:
+    async def _change(self, caller: Caller, task_id: str, decide: Decision, *, version: int | None) -> TaskRecord:
         occasion = self._occasion(caller)
         for _ in range(MOST_TRIES):
             record = await self.get(caller.group_id, task_id)
@@ -112,9 +108,7 @@ class Tasks:
         for _ in range(MOST_MATCHES):
             match = await self._matcher.match(group_id, event.event, event.origin)
             deliveries = [owed(self._chance.new_id("dlv"), event, wanting) for wanting in match.subscriptions]
-            saved = await self._tasks.save_change(
-                group_id, change, deliveries, webhooks_version=match.version
-            )
+            saved = await self._tasks.save_change(group_id, change, deliveries, webhooks_version=match.version)
             if saved is not Saved.WEBHOOKS_MOVED:
                 return saved
             self._matcher.forget(group_id)

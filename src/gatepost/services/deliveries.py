@@ -1,0 +1,262 @@
+"""What admins do with deliveries: look at them, replay one, and send a test."""
+
+import asyncio
+import math
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from gatepost.domain.deliveries import (
+    Attempt,
+    Delivery,
+    ErrorClass,
+    Outcome,
+    QueuedDelivery,
+    Unreachable,
+    after_attempt,
+    first_progress,
+    replayed,
+    request_headers,
+)
+from gatepost.domain.errors import NotFound, PayloadExpired, RateLimited, WebhookDisabled
+from gatepost.domain.events import TEST_EVENT, Event, Occasion
+from gatepost.domain.groups import Caller
+from gatepost.domain.network import TargetPolicy, check_literal
+from gatepost.domain.retry import RetryPolicy
+from gatepost.domain.samples import sample_event
+from gatepost.domain.signatures import parse_secret
+from gatepost.domain.webhooks import Webhook
+from gatepost.ports import (
+    Chance,
+    Clock,
+    DeliveryDetail,
+    DeliveryLog,
+    DeliveryQuery,
+    Dropped,
+    Outgoing,
+    Page,
+    Saved,
+    Sender,
+    WebhookStore,
+)
+
+TESTS_PER_MINUTE = 10
+MOST_WEBHOOKS_COUNTED = 10_000
+ONE_ATTEMPT = RetryPolicy(())
+# A sender settles what it was given; past the request's own deadline and this, it has been stopped.
+SETTLE_GRACE = timedelta(seconds=5)
+
+Headers = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRequest:
+    """A request as people may see it: the values of the webhook's own headers are masked."""
+
+    url: str
+    headers: Headers
+    body: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShownDelivery:
+    """A delivery with its request and its attempts."""
+
+    detail: DeliveryDetail
+    request: ShownRequest
+
+
+@dataclass(frozen=True, slots=True)
+class SentTest:
+    """A test that was sent, and what came of it."""
+
+    delivery: Delivery
+    request: ShownRequest
+    outcome: Outcome
+
+
+class Deliveries:
+    """The deliveries of all groups.
+
+    Raises: NotFound, when the group has no such webhook, or the webhook no such delivery.
+    """
+
+    def __init__(
+        self,
+        log: DeliveryLog,
+        webhooks: WebhookStore,
+        sender: Sender,
+        policy: TargetPolicy,
+        clock: Clock,
+        chance: Chance,
+        user_agent: str,
+    ) -> None:
+        self._log = log
+        self._webhooks = webhooks
+        self._sender = sender
+        self._policy = policy
+        self._clock = clock
+        self._chance = chance
+        self._user_agent = user_agent
+        self._tests = _Allowance(clock)
+
+    async def list(self, group_id: str, query: DeliveryQuery, *, limit: int, before: str | None) -> Page[Delivery]:
+        """Return the group's deliveries, newest first; of one webhook only, when the query names it."""
+        if query.webhook_id is not None:
+            await self._webhook(group_id, query.webhook_id)
+        return await self._log.deliveries(group_id, query, limit=limit, before=before)
+
+    async def get(self, group_id: str, webhook_id: str, delivery_id: str) -> ShownDelivery:
+        """Return one delivery; its request as the webhook is configured now, for its latest attempt."""
+        webhook = await self._webhook(group_id, webhook_id)
+        detail = await self._detail(group_id, webhook_id, delivery_id)
+        return ShownDelivery(detail, self._shown_request(webhook, detail.delivery, detail.event))
+
+    async def replay(self, group_id: str, webhook_id: str, delivery_id: str) -> Delivery:
+        """Queue the same event for the same webhook once more.
+
+        Raises: WebhookDisabled; PayloadExpired, when the event's bytes are gone.
+        """
+        webhook = await self._webhook(group_id, webhook_id)
+        detail = await self._detail(group_id, webhook_id, delivery_id)
+        if not webhook.enabled:
+            raise WebhookDisabled("the webhook is disabled; enable it first")
+        replay = replayed(
+            detail.delivery,
+            self._chance.new_id("dlv"),
+            max_attempts=webhook.policy.max_attempts,
+            now=self._clock.now(),
+        )
+        if detail.event is None or await self._log.add_replay(group_id, replay) is not Saved.DONE:
+            raise PayloadExpired("the event of this delivery is no longer kept")
+        return replay
+
+    async def send_test(self, caller: Caller, webhook_id: str, event: str = TEST_EVENT) -> SentTest:
+        """Send a sample event now, once, whether the webhook is enabled or not, and log it.
+
+        Raises: RateLimited, past 10 a minute; TargetNotAllowed; InvalidInput, when there is no such event.
+        """
+        webhook = await self._webhook(caller.group_id, webhook_id)
+        occasion = Occasion(self._chance.new_id("evt"), self._clock.now(), caller.actor_id)
+        sample = sample_event(event, caller.group_id, occasion)
+        check_literal(webhook.target, self._policy)
+        self._tests.take(webhook_id)
+        delivery = Delivery(
+            id=self._chance.new_id("dlv"),
+            group_id=caller.group_id,
+            webhook_id=webhook_id,
+            event_id=sample.id,
+            event=sample.event,
+            task_ids=(),
+            created_at=occasion.at,
+            progress=first_progress(ONE_ATTEMPT.max_attempts, now=occasion.at),
+        )
+        headers = self._signed_headers(webhook, delivery, sample)
+        attempt = await self._attempt(webhook, headers, sample.body)
+        now = self._clock.now()
+        finished = replace(delivery, progress=after_attempt(1, attempt.outcome, ONE_ATTEMPT, now=now, spread=0.0))
+        await self._log.add_test(caller.group_id, sample, finished, attempt)
+        shown = ShownRequest(webhook.target.url, _masked(headers, webhook), sample.body)
+        return SentTest(finished, shown, attempt.outcome)
+
+    async def _webhook(self, group_id: str, webhook_id: str) -> Webhook:
+        webhook = await self._webhooks.webhook(group_id, webhook_id)
+        if webhook is None:
+            raise NotFound("there is no such webhook in this group")
+        return webhook
+
+    async def _detail(self, group_id: str, webhook_id: str, delivery_id: str) -> DeliveryDetail:
+        detail = await self._log.delivery(group_id, webhook_id, delivery_id)
+        if detail is None:
+            raise NotFound("this webhook has no such delivery")
+        return detail
+
+    async def _attempt(self, webhook: Webhook, headers: Headers, body: bytes) -> Attempt:
+        settled = asyncio.Event()
+        ended: list[tuple[Outcome | Dropped, float, float]] = []
+
+        def settle(_: Outgoing, result: Outcome | Dropped, started_at: float, duration: float) -> None:
+            ended.append((result, started_at, duration))
+            settled.set()
+
+        timeout = float(webhook.timeout_seconds)
+        begun_at = self._clock.boot()
+        self._sender.submit([Outgoing(webhook.target, headers, body, timeout, math.inf, settle)])
+        await self._clock.wait(settled, timedelta(seconds=timeout) + SETTLE_GRACE)
+        elapsed = self._clock.boot() - begun_at
+        result, started_at, duration = ended[0] if ended else (Dropped(), begun_at, elapsed)
+        return Attempt(
+            id=self._chance.new_id("att"),
+            number=1,
+            started_at=self._clock.now() - timedelta(seconds=max(0.0, self._clock.boot() - started_at)),
+            duration=timedelta(seconds=duration),
+            outcome=Unreachable(ErrorClass.INTERNAL_ERROR) if isinstance(result, Dropped) else result,
+        )
+
+    def _signed_headers(self, webhook: Webhook, delivery: Delivery, event: Event) -> Headers:
+        now = self._clock.now()
+        return request_headers(
+            _queued(delivery, event, attempt_count=0),
+            keys=[parse_secret(secret.value) for secret in webhook.live_secrets(now)],
+            own_headers=webhook.headers,
+            user_agent=self._user_agent,
+            timestamp=int(now.timestamp()),
+        )
+
+    def _shown_request(self, webhook: Webhook, delivery: Delivery, event: Event | None) -> ShownRequest:
+        """Return the request of the latest attempt, or of the first when there was none yet."""
+        latest = max(0, delivery.progress.attempt_count - 1)
+        headers = request_headers(
+            _queued(delivery, event, attempt_count=latest),
+            keys=(),
+            own_headers=webhook.headers,
+            user_agent=self._user_agent,
+            timestamp=0,
+        )
+        lasting = [(name, value) for name, value in headers if name.lower() not in _FRESH_PER_ATTEMPT]
+        return ShownRequest(webhook.target.url, _masked(lasting, webhook), event.body if event else None)
+
+
+_FRESH_PER_ATTEMPT = frozenset({"webhook-timestamp", "webhook-signature", "x-timestamp", "x-signature"})
+
+
+def _queued(delivery: Delivery, event: Event | None, *, attempt_count: int) -> QueuedDelivery:
+    return QueuedDelivery(
+        id=delivery.id,
+        group_id=delivery.group_id,
+        webhook_id=delivery.webhook_id,
+        event_id=delivery.event_id,
+        event=delivery.event,
+        body=event.body if event else b"",
+        hop=event.hop if event else 1,
+        attempt_count=attempt_count,
+        created_at=delivery.created_at,
+    )
+
+
+def _masked(headers: Headers, webhook: Webhook) -> Headers:
+    own = {name.lower() for name, _ in webhook.headers}
+    return [(name, "…" if name.lower() in own else value) for name, value in headers]
+
+
+class _Allowance:
+    """How many tests each webhook may still send this minute."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._sent_at: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def take(self, webhook_id: str) -> None:
+        """Raises: RateLimited, when the minute's tests are used up."""
+        now = self._clock.boot()
+        sent_at = self._sent_at.setdefault(webhook_id, deque(maxlen=TESTS_PER_MINUTE))
+        self._sent_at.move_to_end(webhook_id)
+        if len(sent_at) == TESTS_PER_MINUTE and now - sent_at[0] < 60:
+            raise RateLimited(
+                f"a webhook sends at most {TESTS_PER_MINUTE} tests a minute",
+                retry_after_seconds=math.ceil(60 - (now - sent_at[0])),
+            )
+        sent_at.append(now)
+        if len(self._sent_at) > MOST_WEBHOOKS_COUNTED:
+            self._sent_at.popitem(last=False)

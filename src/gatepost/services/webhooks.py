@@ -1,0 +1,172 @@
+"""What admins do with webhooks. Every edit: load, apply, compare-and-set, and tell the engine."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from gatepost.domain.errors import NotFound, QuotaExceeded, VersionConflict
+from gatepost.domain.network import Target, TargetPolicy, check_literal, parse_target
+from gatepost.domain.retry import DEFAULT_POLICY
+from gatepost.domain.signatures import SECRET_KEY_BYTES, make_secret, parse_secret
+from gatepost.domain.webhooks import (
+    Health,
+    Secret,
+    Webhook,
+    checked,
+    merged_headers,
+    with_changes,
+    with_new_secret,
+    with_rotation_finalized,
+)
+from gatepost.ports import Chance, Clock, EngineHints, Page, Saved, WebhookStore
+
+MOST_TRIES = 5
+QUOTA = 1000  # webhooks of one group
+
+DEFAULTS: Mapping[str, Any] = {
+    "enabled": True,
+    "headers": {},
+    "policy": DEFAULT_POLICY,
+    "timeout_seconds": 15,
+    "max_concurrency": 10,
+    "rate_limit_per_second": None,
+    "ignore_origins": (),
+}
+
+
+class Webhooks:
+    """The webhooks of all groups.
+
+    Shape:  `fields` are attributes of `Webhook` by name, but `target_url` for its target, and `headers` as a
+            mapping in which None keeps the stored value.
+    Raises: NotFound, when the group has no such webhook; InvalidInput, naming every field that is wrong.
+    """
+
+    def __init__(
+        self,
+        webhooks: WebhookStore,
+        hints: EngineHints,
+        policy: TargetPolicy,
+        clock: Clock,
+        chance: Chance,
+        *,
+        https_only: bool = False,
+        quota: int = QUOTA,
+    ) -> None:
+        self._webhooks = webhooks
+        self._hints = hints
+        self._policy = policy
+        self._clock = clock
+        self._chance = chance
+        self._https_only = https_only
+        self._quota = quota
+
+    async def get(self, group_id: str, webhook_id: str) -> Webhook:
+        """Return one webhook."""
+        webhook = await self._webhooks.webhook(group_id, webhook_id)
+        if webhook is None:
+            raise NotFound("there is no such webhook in this group")
+        return webhook
+
+    async def list(self, group_id: str, *, limit: int, before: str | None) -> Page[Webhook]:
+        """Return the group's webhooks, newest first."""
+        return await self._webhooks.webhooks(group_id, limit=limit, before=before)
+
+    async def create(self, group_id: str, fields: Mapping[str, Any], *, secret: str | None = None) -> Webhook:
+        """Add a webhook; its newest secret is the one given, or a new one.
+
+        Raises: QuotaExceeded, when the group has as many as it may.
+        """
+        webhook = self._made(group_id, {**DEFAULTS, **fields}, self._secret(secret))
+        if await self._webhooks.add_webhook(group_id, webhook, quota=self._quota) is Saved.QUOTA_EXCEEDED:
+            raise QuotaExceeded(f"the group has {self._quota} webhooks; delete one first")
+        self._hints.webhook_changed(webhook.id)
+        return webhook
+
+    async def replace(self, group_id: str, webhook_id: str, fields: Mapping[str, Any]) -> Webhook:
+        """Set every field, those not given to their defaults. Header names not given are removed."""
+        whole = {**DEFAULTS, **fields}
+        return await self._edit(
+            group_id, webhook_id, lambda stored, now: self._edited(stored, whole, now=now, keep_others=False)
+        )
+
+    async def update(self, group_id: str, webhook_id: str, fields: Mapping[str, Any]) -> Webhook:
+        """Set the fields given and keep all others. Headers are merged: an empty value deletes its name."""
+        return await self._edit(
+            group_id, webhook_id, lambda stored, now: self._edited(stored, fields, now=now, keep_others=True)
+        )
+
+    async def delete(self, group_id: str, webhook_id: str) -> None:
+        """Delete a webhook; what it was still owed is buried by the engine."""
+        deleted = await self._webhooks.delete_webhook(group_id, webhook_id, now=self._clock.now())
+        if deleted is not Saved.DONE:
+            raise NotFound("there is no such webhook in this group")
+        self._hints.webhook_changed(webhook_id)
+
+    async def rotate_secret(
+        self, group_id: str, webhook_id: str, *, grace: timedelta, secret: str | None = None
+    ) -> Webhook:
+        """Sign with a new secret, and with the one before until the grace ends."""
+        newest = self._secret(secret)
+        return await self._edit(
+            group_id, webhook_id, lambda stored, now: with_new_secret(stored, newest, grace=grace, now=now)
+        )
+
+    async def finalize_rotation(self, group_id: str, webhook_id: str) -> Webhook:
+        """Stop signing with any secret but the newest."""
+        return await self._edit(group_id, webhook_id, lambda stored, now: with_rotation_finalized(stored, now=now))
+
+    async def _edit(self, group_id: str, webhook_id: str, change: Callable[[Webhook, datetime], Webhook]) -> Webhook:
+        for _ in range(MOST_TRIES):
+            stored = await self.get(group_id, webhook_id)
+            edited = change(stored, self._clock.now())
+            if edited is stored:
+                return stored
+            if await self._webhooks.save_webhook(group_id, edited) is Saved.DONE:
+                self._hints.webhook_changed(webhook_id)
+                return edited
+        raise VersionConflict("the webhook is being edited by others; read it and try again")
+
+    def _made(self, group_id: str, fields: Mapping[str, Any], secret: str) -> Webhook:
+        now = self._clock.now()
+        enabled = fields["enabled"]
+        return checked(
+            Webhook(
+                id=self._chance.new_id("wh"),
+                group_id=group_id,
+                target=self._target(fields["target_url"]),
+                headers=merged_headers((), fields["headers"], keep_others=False, same_origin=True),
+                secrets=(Secret(secret),),
+                health=Health.HEALTHY if enabled else Health.DISABLED,
+                disabled_reason=None if enabled else "admin",
+                config_version=1,
+                created_at=now,
+                updated_at=now,
+                **_plain(fields),
+            )
+        )
+
+    def _edited(self, stored: Webhook, fields: Mapping[str, Any], *, now: datetime, keep_others: bool) -> Webhook:
+        target = self._target(fields["target_url"]) if "target_url" in fields else stored.target
+        headers = merged_headers(
+            stored.headers,
+            fields.get("headers", {}),
+            keep_others=keep_others,
+            same_origin=target.origin == stored.target.origin,
+        )
+        return with_changes(stored, now=now, target=target, headers=headers, **_plain(fields))
+
+    def _target(self, url: str) -> Target:
+        target = parse_target(url, https_only=self._https_only)
+        check_literal(target, self._policy)
+        return target
+
+    def _secret(self, given: str | None) -> str:
+        secret = make_secret(self._chance.key_bytes(SECRET_KEY_BYTES)) if given is None else given
+        parse_secret(secret)
+        return secret
+
+
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that go into a webhook as they are."""
+    return {name: value for name, value in fields.items() if name not in ("target_url", "headers")}
