@@ -1,4 +1,4 @@
-"""Stand-ins for time, chance and the network: they keep the promises of the ports and do nothing by themselves."""
+"""Stand-ins for time, chance and the network: they keep the promises of the ports, and do nothing unasked."""
 
 import asyncio
 from collections import deque
