@@ -1,0 +1,233 @@
+"""What a process is made of: the only file that names an adapter.
+
+                  settings
+                     │
+api ──▶ services ──▶ store ◀── engine ──▶ sender
+                     │            ▲
+                     └─ on_queued ┘
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import ip_address
+
+import structlog
+from starlette.types import ASGIApp
+
+from gatepost import __version__, config
+from gatepost.adapters.interfaces import local_addresses
+from gatepost.adapters.resolver import Resolver
+from gatepost.adapters.secretbox import SecretBox, key_file
+from gatepost.adapters.sender import CurlSender
+from gatepost.adapters.storage.sqlite import SqliteStore
+from gatepost.adapters.system import SystemChance, SystemClock
+from gatepost.api.app import create_app
+from gatepost.api.calls import Services
+from gatepost.config import InvalidSettings, Settings
+from gatepost.domain.deliveries import QueuedDelivery
+from gatepost.domain.network import TargetPolicy
+from gatepost.engine.engine import Engine
+from gatepost.ports import Chance, Clock, EngineHints
+from gatepost.services.accounts import Accounts
+from gatepost.services.deliveries import Deliveries
+from gatepost.services.tasks import Tasks
+from gatepost.services.webhooks import Webhooks
+
+USER_AGENT = f"Gatepost/{__version__}"
+EXIT_DIED = 70  # EX_SOFTWARE in sysexits.h: a supervisor starts us again, and the store knows what is owed
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Gatepost:
+    """One process, put together and running."""
+
+    app: ASGIApp
+    services: Services
+    stop: Callable[[], None]  # start no more deliveries; leaving the context waits for those under way
+
+
+def system_clock() -> Clock:
+    """Return the clock, for what runs outside the server."""
+    return SystemClock()
+
+
+def system_chance() -> Chance:
+    """Return the source of chance, for what runs outside the server."""
+    return SystemChance()
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, *, listeners: Sequence[tuple[str, int]], with_engine: bool = True
+) -> AsyncIterator[Gatepost]:
+    """Put a process together, run its engine, and take it apart again in the opposite order.
+
+    Shape:  `listeners` are the (address, port) pairs that the process itself answers at.
+    Raises: StoreUnavailable, when the store cannot be opened.
+    """
+    _log_settings(settings)
+    clock = SystemClock()
+    policy = TargetPolicy(settings.allowed_target_networks, _own_addresses(listeners))
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(opened_store(settings))
+        sender = _sender(settings, policy, clock)
+        stack.push_async_callback(sender.close)
+        parts = _Parts(settings, clock, SystemChance(), policy, store, sender)
+        engine = _engine(parts) if with_engine else None
+        services = _services(parts, engine or _NoEngine())
+        stack.push_async_callback(services.accounts.close)
+        if engine is None:
+            yield Gatepost(create_app(services, ready=lambda: True), services, stop=lambda: None)
+        else:
+            store.on_queued = engine.hand_over
+            task = await stack.enter_async_context(_delivering(engine, settings))
+            yield Gatepost(create_app(services, ready=lambda: not task.done()), services, stop=engine.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    settings: Settings
+    clock: Clock
+    chance: Chance
+    policy: TargetPolicy
+    store: SqliteStore
+    sender: CurlSender
+
+
+@asynccontextmanager
+async def opened_store(settings: Settings) -> AsyncIterator[SqliteStore]:
+    """Open the store, bring its schema up to date, and close it again.
+
+    Raises: InvalidSettings, when there is no place or no key for it; StoreUnavailable, when it cannot be used.
+    """
+    box = SecretBox(_secret_key(settings))
+    store = await SqliteStore.open(settings.store_path, box=box, on_death=_dies("the store's writer"))
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def accounts_of(store: SqliteStore) -> Accounts:
+    """Return the accounts of a store that no server need be running on."""
+    return Accounts(store, SystemClock(), SystemChance())
+
+
+class _NoEngine:
+    """Takes the hints meant for an engine when another process has it; that one finds the work in the store."""
+
+    def hand_over(self, deliveries: Sequence[QueuedDelivery]) -> None:
+        pass
+
+    def webhook_changed(self, webhook_id: str) -> None:
+        pass
+
+
+def _secret_key(settings: Settings) -> bytes:
+    if settings.secret_key_bytes is not None:
+        return settings.secret_key_bytes
+    store = settings.store_path
+    if not store.parent.is_dir():
+        raise InvalidSettings(f"There is no folder {store.parent} for the store: create it, or choose another.")
+    try:
+        return key_file(store.with_name(f"{store.name}.key"))
+    except ValueError as error:
+        raise InvalidSettings(f"The key file of the store cannot be used: {error}.") from None
+    except OSError as error:
+        raise InvalidSettings(
+            f"The key file beside the store cannot be read or made ({error.strerror}): make {store.parent} writable,"
+            " or set GATEPOST_SECRET_KEY."
+        ) from None
+
+
+def _sender(settings: Settings, policy: TargetPolicy, clock: Clock) -> CurlSender:
+    return CurlSender(
+        policy,
+        Resolver(clock, nameservers=settings.nameservers),
+        clock,
+        max_in_flight=settings.max_in_flight,
+        ca_file=str(settings.ca_file) if settings.ca_file else None,
+        on_thread_death=_dies("the sender"),
+    )
+
+
+def _services(parts: _Parts, hints: EngineHints) -> Services:
+    store, clock, chance = parts.store, parts.clock, parts.chance
+    return Services(
+        accounts=Accounts(store, clock, chance),
+        tasks=Tasks(store, store, clock, chance),
+        webhooks=Webhooks(store, hints, parts.policy, clock, chance, https_only=parts.settings.https_only),
+        deliveries=Deliveries(store, store, parts.sender, parts.policy, clock, chance, USER_AGENT),
+    )
+
+
+def _engine(parts: _Parts) -> Engine:
+    return Engine(
+        parts.store,
+        parts.sender,
+        parts.clock,
+        parts.chance,
+        owner=parts.chance.new_id("eng"),
+        user_agent=USER_AGENT,
+        lease=timedelta(seconds=parts.settings.lease_seconds),
+        max_in_flight=parts.settings.max_in_flight,
+    )
+
+
+@asynccontextmanager
+async def _delivering(engine: Engine, settings: Settings) -> AsyncIterator["asyncio.Task[None]"]:
+    """Run the engine; on leaving, stop it and wait for what is under way, up to the deadline."""
+    task = asyncio.create_task(engine.run(), name="engine")
+    task.add_done_callback(_die_of_a_bug)
+    try:
+        yield task
+    finally:
+        engine.stop()
+        done, _ = await asyncio.wait([task], timeout=settings.shutdown_seconds)
+        if not done:
+            log.warning("engine.cut_off", after_seconds=settings.shutdown_seconds, in_flight=engine.in_flight)
+            task.cancel()
+            await asyncio.wait([task])
+
+
+def _die_of_a_bug(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and (bug := task.exception()):
+        _dies("the engine")(bug)
+
+
+def _dies(part: str) -> Callable[..., None]:
+    """Return what to call when a part that the process cannot do without has ended.
+
+    The state is in the store, so ending at once and starting again loses nothing; going on without the part would.
+    """
+
+    def die(cause: BaseException | None = None) -> None:
+        log.critical("process.died", part=part, exc_info=cause)
+        sys.stderr.flush()
+        os._exit(EXIT_DIED)
+
+    return die
+
+
+def _own_addresses(listeners: Iterable[tuple[str, int]]) -> frozenset[tuple[str, int]]:
+    """Return where the process itself answers, so that no webhook is aimed at it (S13)."""
+    found = set(listeners)
+    for host, port in listeners:
+        if ip_address(host).is_unspecified:
+            found |= {(address, port) for address in local_addresses()}
+    return frozenset(found)
+
+
+def _log_settings(settings: Settings) -> None:
+    """Tell what an operator may want to read again, above all which networks they opened (S9)."""
+    for name, meant in config.unknown_variables(os.environ).items():
+        log.warning("setting.ignored", variable=name, meant=meant)
+    networks = [str(network) for network in settings.allowed_target_networks]
+    (log.warning if networks else log.info)("targets.allowed", public=True, networks=networks)

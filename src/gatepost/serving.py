@@ -1,0 +1,133 @@
+"""Serving over HTTP: the sockets, the signals, and an end without loose ends."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from gatepost.bootstrap import running
+from gatepost.config import Settings
+
+log = structlog.get_logger()
+
+
+class CannotListen(Exception):
+    """An address that cannot be listened at; the text says why, and what to do."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket bound to an address, not yet listening; port 0 takes a free one.
+
+    Raises: CannotListen.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:
+        raise CannotListen(f"Cannot listen on {host}: {error.strerror or error}.") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise CannotListen(
+            f"Cannot listen on {host} port {port}: {error.strerror}. Choose another with --port, or stop what has it."
+        ) from None
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the URL that a browser on this machine would use."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve(settings: Settings, *, with_engine: bool) -> None:
+    """Run Gatepost until a signal asks it to stop; then finish what is under way.
+
+    Raises: CannotListen, InvalidSettings, StoreUnavailable.
+    """
+    listener = bind(settings.host, settings.port)
+    try:
+        own = [(str(listener.getsockname()[0]), int(listener.getsockname()[1]))]
+        with until_signal() as stopped:
+            async with (
+                running(settings, listeners=own, with_engine=with_engine) as gatepost,
+                listening(gatepost.app, listener, grace_seconds=settings.shutdown_seconds),
+            ):
+                log.info("server.started", url=url_of(listener), store=settings.store, engine=with_engine)
+                await stopped.wait()
+                log.info("server.stopping")
+                gatepost.stop()
+    finally:
+        listener.close()
+    log.info("server.stopped")
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp, listener: socket.socket, *, grace_seconds: float) -> AsyncIterator[None]:
+    """Serve an app at a bound socket; on leaving, accept nothing more and finish the requests under way."""
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # an X-Forwarded-For is believed by nobody here, not even from loopback
+            server_header=False,
+            date_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=max(1, round(grace_seconds)),
+        )
+    )
+    task = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    listens = asyncio.create_task(server.listens.wait())
+    try:
+        await asyncio.wait([task, listens], return_when=asyncio.FIRST_COMPLETED)
+        yield
+    finally:
+        listens.cancel()
+        server.should_exit = True
+        await task
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that says when it listens, and leaves signals to us: it would end by the signal after a clean stop."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listens = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listens.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextmanager
+def until_signal() -> Iterator[asyncio.Event]:
+    """Give an event that SIGTERM and SIGINT set; the second signal ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def stop() -> None:
+        stopped.set()
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+    for number in signals:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield stopped
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
