@@ -1,0 +1,292 @@
+"""`gatepost bench deliver`: how fast a backlog drains, beside the same sender without a store.
+
+Both variants run in this process, in turn, against one receiver in a process of its own. CPU is user + system time of
+all threads of this process; on a shared machine it moves less than the wall clock does, so rank by it.
+"""
+
+import asyncio
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import cast
+
+from gatepost.bootstrap import USER_AGENT, Parts, delivery_parts
+from gatepost.config import Settings
+from gatepost.domain.deliveries import Outcome, QueuedDelivery, owed, request_headers
+from gatepost.domain.events import Occasion
+from gatepost.domain.groups import Group
+from gatepost.domain.network import parse_target
+from gatepost.domain.retry import DEFAULT_POLICY
+from gatepost.domain.signatures import make_secret, parse_secret
+from gatepost.domain.tasks import create
+from gatepost.domain.webhooks import Health, Secret, Subscription, Webhook
+from gatepost.engine.engine import Engine
+from gatepost.ports import Dropped, Outgoing, Saved, Sender
+
+WEBHOOKS = 100
+MAX_CONCURRENCY = 10
+EVENTS_AT_ONCE = 50
+DESCRIPTION = "x" * 600  # makes an event of about one KiB
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One run of one variant.
+
+    Units: deliveries per second of wall-clock time; CPU microseconds per delivery.
+    """
+
+    variant: str
+    deliveries: int
+    per_second: float
+    cpu_us: float
+
+
+async def bench_deliver(deliveries: int, rounds: int) -> list[Round]:
+    """Send so many deliveries with each variant, in turn; the first round of each only warms up."""
+    _pin(0)
+    done: list[Round] = []
+    with receiver() as port:
+        for number in range(rounds + 1):
+            for variant in (_sender_alone, _engine_on_sqlite):
+                result = await variant(f"http://127.0.0.1:{port}", deliveries)
+                if number:
+                    done.append(result)
+    return done
+
+
+def report(rounds: Sequence[Round]) -> dict[str, object]:
+    """Return the medians of each variant and their ratio, with every round."""
+    cpu = {name: median(r.cpu_us for r in rounds if r.variant == name) for name in ("sender", "engine")}
+    rate = {name: median(r.per_second for r in rounds if r.variant == name) for name in cpu}
+    return {
+        "cpus": os.cpu_count(),
+        "python": sys.version.split()[0],
+        "cpuMicrosPerDelivery": cpu,
+        "deliveriesPerSecond": rate,
+        "deliveriesPerSecondPerCore": {name: round(1_000_000 / used) for name, used in cpu.items()},
+        "engineToSender": round(cpu["sender"] / cpu["engine"], 3),
+        "rounds": [asdict(r) for r in rounds],
+    }
+
+
+# --- the two variants ----------------------------------------------------------------------------------------
+
+
+async def _sender_alone(url: str, count: int) -> Round:
+    """Sign and send; remember nothing."""
+    async with _parts() as parts:
+        webhooks = [_webhook(parts, "grp_bench", f"{url}/{n}") for n in range(WEBHOOKS)]
+        return await _measured("sender", count, lambda: _send_all(parts, webhooks, _event_body(parts), count))
+
+
+async def _send_all(parts: Parts, webhooks: Sequence[Webhook], body: bytes, count: int) -> None:
+    """Keep as many requests in flight as the engine may, each signed as the engine does."""
+    finished = asyncio.get_running_loop().create_future()
+    keys = (parse_secret(webhooks[0].secrets[0].value),)
+    started = settled = 0
+    room = WEBHOOKS * MAX_CONCURRENCY
+    wanted = asyncio.Event()
+
+    def settle(_: Outgoing, __: Outcome | Dropped, ___: float, ____: float) -> None:
+        nonlocal settled, room
+        settled += 1
+        room += 1
+        wanted.set()
+        if settled == count:
+            finished.set_result(None)
+
+    while started < count:
+        wanted.clear()
+        batch = []
+        now = parts.clock.now()
+        for _ in range(min(room, count - started)):
+            webhook = webhooks[started % WEBHOOKS]
+            delivery = QueuedDelivery(
+                f"dlv_{started}", webhook.group_id, webhook.id, "evt_bench", "task.created", body, 1, 0, now
+            )
+            headers = request_headers(
+                delivery, keys=keys, own_headers=(), user_agent=USER_AGENT, timestamp=int(now.timestamp())
+            )
+            batch.append(Outgoing(webhook.target, headers, body, 15, parts.clock.boot() + 60, settle, context=delivery))
+            started += 1
+            room -= 1
+        parts.sender.submit(batch)
+        if started < count:
+            await wanted.wait()
+    await finished
+
+
+async def _engine_on_sqlite(url: str, count: int) -> Round:
+    """Commit a backlog to a durable store, then let the engine drain it, every attempt logged."""
+    async with _parts() as parts:
+        await _fill(parts, url, count)
+        return await _measured("engine", count, lambda: _drain(parts, count))
+
+
+async def _drain(parts: Parts, count: int) -> None:
+    sender = _CountingSender(parts.sender, count)
+    engine = Engine(
+        parts.store,
+        sender,
+        parts.clock,
+        parts.chance,
+        owner=parts.chance.new_id("eng"),
+        user_agent=USER_AGENT,
+        lease=timedelta(seconds=30),
+        max_in_flight=8192,
+    )
+    running = asyncio.create_task(engine.run())
+    await sender.all_submitted.wait()
+    engine.stop()
+    await running
+
+
+class _CountingSender:
+    """Passes requests on, and says when as many were started as there are deliveries."""
+
+    def __init__(self, sender: Sender, count: int) -> None:
+        self.all_submitted = asyncio.Event()
+        self._sender = sender
+        self._left = count
+
+    def submit(self, batch: Sequence[Outgoing]) -> None:
+        self._sender.submit(batch)
+        self._left -= len(batch)
+        if self._left <= 0:
+            self.all_submitted.set()
+
+    async def close(self) -> None:
+        await self._sender.close()
+
+
+async def _fill(parts: Parts, url: str, count: int) -> None:
+    now = parts.clock.now()
+    group = Group(parts.chance.new_id("grp"), "bench", now)
+    await parts.store.add_group(group)
+    for n in range(WEBHOOKS):
+        added = await parts.store.add_webhook(group.id, _webhook(parts, group.id, f"{url}/{n}"), quota=WEBHOOKS)
+        assert added is Saved.DONE
+    subscriptions = await parts.store.subscriptions(group.id)
+    for first in range(0, count // WEBHOOKS, EVENTS_AT_ONCE):
+        last = min(first + EVENTS_AT_ONCE, count // WEBHOOKS)
+        await asyncio.gather(
+            *(_emit(parts, group.id, subscriptions.items, subscriptions.version) for _ in range(first, last))
+        )
+
+
+async def _emit(parts: Parts, group_id: str, owed_to: Sequence[Subscription], version: int) -> None:
+    occasion = Occasion(parts.chance.new_id("evt"), parts.clock.now(), actor_id=None)
+    fields = {"title": "Bench", "description": DESCRIPTION}
+    change = create(parts.chance.new_id("tsk"), group_id, fields, occasion)
+    deliveries = [owed(parts.chance.new_id("dlv"), change.event, subscription) for subscription in owed_to]
+    saved = await parts.store.save_change(group_id, change, deliveries, webhooks_version=version)
+    assert saved is Saved.DONE
+
+
+@asynccontextmanager
+async def _parts() -> AsyncIterator[Parts]:
+    with TemporaryDirectory(prefix="gatepost-bench-") as folder:
+        settings = Settings(store=f"sqlite:///{folder}/bench.db", allowed_target_networks="127.0.0.0/8")  # type: ignore[arg-type]
+        async with delivery_parts(settings) as parts:
+            yield parts
+
+
+def _webhook(parts: Parts, group_id: str, url: str) -> Webhook:
+    now = parts.clock.now()
+    return Webhook(
+        id=parts.chance.new_id("wh"),
+        group_id=group_id,
+        name="bench",
+        target=parse_target(url),
+        enabled=True,
+        events=("*",),
+        headers=(),
+        policy=DEFAULT_POLICY,
+        timeout_seconds=15,
+        max_concurrency=MAX_CONCURRENCY,
+        rate_limit_per_second=None,
+        ignore_origins=(),
+        secrets=(Secret(make_secret(parts.chance.key_bytes(32))),),
+        health=Health.HEALTHY,
+        disabled_reason=None,
+        config_version=1,
+        created_at=now,
+        updated_at=now,
+    )
+
+
+def _event_body(parts: Parts) -> bytes:
+    occasion = Occasion(parts.chance.new_id("evt"), parts.clock.now(), actor_id=None)
+    return create("tsk_bench", "grp_bench", {"title": "Bench", "description": DESCRIPTION}, occasion).event.body
+
+
+async def _measured(variant: str, count: int, run: Callable[[], Awaitable[None]]) -> Round:
+    loop = asyncio.get_running_loop()
+    cpu_before, wall_before = _cpu_seconds(), loop.time()
+    await run()
+    cpu, wall = _cpu_seconds() - cpu_before, loop.time() - wall_before
+    return Round(variant, count, round(count / wall), round(cpu / count * 1_000_000, 1))
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+# --- the receiver --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def receiver() -> Iterator[int]:
+    """Run the receiver in a process of its own, on another core where there is one; give its port."""
+    command = [sys.executable, "-m", "gatepost", "bench", "receiver"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.terminate()
+
+
+async def serve_receiver() -> None:
+    """Answer every POST with 200 and nothing else, as fast as Python can; print the port first."""
+    _pin(1)
+    server = await asyncio.get_running_loop().create_server(_Answer, "127.0.0.1", 0, backlog=4096)
+    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201  the parent reads it
+    await server.serve_forever()
+
+
+class _Answer(asyncio.Protocol):
+    """Counts bodies by their `Content-Length`; parses nothing else."""
+
+    _RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+    def __init__(self) -> None:
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while (head := self._received.find(b"\r\n\r\n")) >= 0:
+            length = re.search(rb"\r\ncontent-length: *([0-9]+)", self._received[:head], re.IGNORECASE)
+            end = head + 4 + (int(length[1]) if length else 0)
+            if len(self._received) < end:
+                return
+            self._received = self._received[end:]
+            self._transport.write(self._RESPONSE)
+
+
+def _pin(core: int) -> None:
+    if hasattr(os, "sched_setaffinity") and core in os.sched_getaffinity(0):
+        os.sched_setaffinity(0, {core})
