@@ -1,0 +1,236 @@
+"""The thread that drives libcurl: requests come in by batches, outcomes go out by batches."""
+
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pycurl
+
+from gatepost.adapters.transfers import Job, Transfer, pin_of
+from gatepost.domain.deliveries import ErrorClass, Outcome, Unreachable
+from gatepost.domain.network import IpAddress, TargetPolicy
+from gatepost.ports import Clock, Dropped, Outgoing
+
+Settled = tuple[Outgoing, "Outcome | Dropped", float, float]
+
+EVENTS_PER_TURN = 512
+IDLE_HANDLES_KEPT = 512
+PINS_LIMIT = 20_000
+
+
+class CurlLoop:
+    """One thread, one CurlMulti, one epoll: `select` ends at 1,024 descriptors.
+
+    Shape: `on_settled` and `on_death` are called on this thread, `on_settled` at most once a turn.
+    """
+
+    def __init__(
+        self,
+        policy: TargetPolicy,
+        clock: Clock,
+        *,
+        max_in_flight: int,
+        ca_file: str | None,
+        on_settled: Callable[[list[Settled]], None],
+        on_death: Callable[[BaseException], None],
+    ) -> None:
+        self._policy = policy
+        self._clock = clock
+        self._max_in_flight = max_in_flight
+        self._ca_file = ca_file
+        self._on_settled = on_settled
+        self._on_death = on_death
+        self._waiting: deque[Job] = deque()
+        self._woken = False
+        self._stopping = False
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._running: dict[Any, Transfer] = {}
+        self._idle: list[Transfer] = []
+        self._settled: list[Settled] = []
+        self._pins: dict[tuple[str, int], tuple[IpAddress, ...]] = {}
+        self._due_at: float | None = None  # when libcurl wants to be called, by the monotonic clock
+        self._interest: dict[int, int] = {}
+        self._thread = threading.Thread(target=self._run, name="gatepost-sender", daemon=True)
+        self._thread.start()
+
+    def put(self, jobs: Sequence[Job]) -> None:
+        """Hand requests over; safe from any thread."""
+        self._waiting.extend(jobs)
+        self._ring()
+
+    def stop(self) -> None:
+        """Give up everything in flight and end the thread; returns when it has ended."""
+        self._stopping = True
+        self._ring()
+        self._thread.join()
+        if self._bell >= 0:
+            os.close(self._bell)
+            self._bell = -1
+
+    def _ring(self) -> None:
+        if not self._woken and self._bell >= 0:
+            self._woken = True
+            os.eventfd_write(self._bell, 1)
+
+    # --- the thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._open()
+            try:
+                while not self._stopping:
+                    self._turn()
+            finally:
+                self._shut()
+        except BaseException as error:
+            self._on_death(error)
+
+    def _open(self) -> None:
+        self._epoll = select.epoll()
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._on_interest)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._on_timer)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, self._max_in_flight)
+
+    def _turn(self) -> None:
+        for fd, events in self._epoll.poll(self._patience(), EVENTS_PER_TURN):
+            if fd == self._bell:
+                os.eventfd_read(fd)
+                self._woken = False  # before the jobs are taken, so that a later one rings again
+            elif fd in self._interest:
+                self._multi.socket_action(fd, _CURL_EVENTS[events & _EPOLL_ALL])
+        self._start_waiting()
+        if self._due_at is not None and self._due_at <= time.monotonic():
+            self._due_at = None
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        self._collect()
+        if self._settled:
+            settled, self._settled = self._settled, []
+            self._on_settled(settled)
+
+    def _patience(self) -> float:
+        if self._due_at is None:
+            return -1
+        return max(0.0, self._due_at - time.monotonic())
+
+    def _start_waiting(self) -> None:
+        waiting = self._waiting
+        while waiting:
+            job = waiting.popleft()
+            try:
+                self._start(job)
+            except Exception as error:  # one request that cannot be made must not stop the others
+                self._settle(job, Unreachable(ErrorClass.INTERNAL_ERROR, repr(error)))
+
+    def _start(self, job: Job) -> None:
+        transfer = self._idle.pop() if self._idle else Transfer(self._policy, self._clock, self._ca_file)
+        try:
+            now = self._clock.boot()
+            remaining = job.started_at + job.outgoing.timeout - now
+            if now > job.outgoing.start_before:
+                self._settle(job, Dropped())
+            elif remaining <= 0:
+                self._settle(job, Unreachable(ErrorClass.TIMEOUT, "the deadline passed before connecting"))
+            else:
+                transfer.prepare(job, remaining=remaining, pin=self._pin(job))
+                self._multi.add_handle(transfer.curl)
+                self._running[transfer.curl] = transfer
+        finally:
+            if transfer.curl not in self._running:
+                self._retire(transfer)
+
+    def _pin(self, job: Job) -> str | None:
+        """Return the entry that libcurl must learn first; None when it knows these addresses, or needs none.
+
+        One cache of names serves all handles of the multi. Entries without a ``+`` never run out, and a new one
+        replaces the old: whichever entry a connect meets, all its addresses were checked. A kept connection is
+        found by host and port whatever its address was; it was checked when it was opened, at most five minutes
+        ago (MAXLIFETIME_CONN).
+        """
+        if job.addresses is None:
+            return None
+        _, host, port = job.outgoing.target.origin
+        if self._pins.get((host, port)) == job.addresses:
+            return None
+        if len(self._pins) >= PINS_LIMIT:
+            self._pins.clear()
+        self._pins[host, port] = job.addresses
+        return pin_of(host, port, job.addresses)
+
+    def _collect(self) -> None:
+        queued, done, failed = self._multi.info_read()
+        for curl in done:
+            self._finish(curl, 0, "")
+        for curl, errno, detail in failed:
+            self._finish(curl, errno, detail)
+
+    def _finish(self, curl: Any, errno: int, detail: str) -> None:
+        self._multi.remove_handle(curl)
+        transfer = self._running.pop(curl)
+        job = transfer.job
+        try:
+            result = transfer.finish(errno, detail)
+        except Exception as error:
+            result = Unreachable(ErrorClass.INTERNAL_ERROR, repr(error))
+        if job is not None:
+            self._settle(job, result)
+        self._retire(transfer)
+
+    def _settle(self, job: Job, result: "Outcome | Dropped") -> None:
+        self._settled.append((job.outgoing, result, job.started_at, self._clock.boot() - job.started_at))
+
+    def _retire(self, transfer: Transfer) -> None:
+        if len(self._idle) < IDLE_HANDLES_KEPT:
+            self._idle.append(transfer)
+        else:
+            transfer.curl.close()
+
+    def _shut(self) -> None:
+        for curl in list(self._running):
+            self._multi.remove_handle(curl)
+        self._multi.close()
+        for transfer in (*self._running.values(), *self._idle):
+            transfer.curl.close()
+        self._running.clear()
+        self._idle.clear()
+        self._epoll.close()
+
+    # --- libcurl calls ---------------------------------------------------------------------------------------
+
+    def _on_timer(self, milliseconds: int) -> None:
+        self._due_at = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
+
+    def _on_interest(self, what: int, fd: int, _multi: object, _data: object) -> None:
+        if what == pycurl.POLL_REMOVE:
+            if self._interest.pop(fd, None) is not None:
+                self._epoll.unregister(fd)
+            return
+        wanted = _EPOLL_EVENTS[what]
+        if fd in self._interest:
+            self._epoll.modify(fd, wanted)
+        else:
+            self._epoll.register(fd, wanted)
+        self._interest[fd] = wanted
+
+
+_EPOLL_ALL = select.EPOLLIN | select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP
+_EPOLL_EVENTS = {
+    pycurl.POLL_NONE: 0,
+    pycurl.POLL_IN: select.EPOLLIN,
+    pycurl.POLL_OUT: select.EPOLLOUT,
+    pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
+}
+
+
+def _curl_events(events: int) -> int:
+    readable = pycurl.CSELECT_IN if events & (select.EPOLLIN | select.EPOLLHUP) else 0
+    writable = pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0
+    return readable | writable | (pycurl.CSELECT_ERR if events & select.EPOLLERR else 0)
+
+
+_CURL_EVENTS = {events: _curl_events(events) for events in range(_EPOLL_ALL + 1)}
