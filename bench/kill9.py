@@ -106,7 +106,8 @@ class Server:
         )
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
-                return json.load(answer)
+                answered: dict[str, Any] = json.load(answer)
+                return answered
         except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError, OSError):
             return None
 

@@ -19,7 +19,7 @@ def log_attempt(settled: Settled) -> None:
         webhook_id=delivery.webhook_id,
         delivery_id=delivery.id,
         event_id=delivery.event_id,
-        event=delivery.event,
+        event_type=delivery.event,
         number=attempt.number,
         outcome=type(outcome).__name__.lower(),
         status_code=outcome.response.status_code if isinstance(outcome, Accepted | Refused) else None,
