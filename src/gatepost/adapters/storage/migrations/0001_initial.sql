@@ -1,0 +1,189 @@
+-- The first schema. Moments (`*_at`, `*_until`) are whole milliseconds since 1970, UTC; 253402300799999 is never.
+-- Ids are text and time-ordered (`{prefix}_` + UUIDv7 in hex), so that new rows go to the end of every tree and
+-- `ORDER BY id DESC` is newest first. No foreign keys: each write names its parents in its own transaction, and
+-- checking them again would cost the hot path a look-up per row.
+
+-- One row: a constant sealed with the installation's key, so that another key is refused at start and not at the
+-- first webhook that needs its secret.
+CREATE TABLE key_check (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    sealed TEXT NOT NULL
+);
+
+-- ---- accounts -----------------------------------------------------------------------------------------------
+
+CREATE TABLE groups (
+    id TEXT PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    -- Raised by every write of any webhook of the group: an emit that matched older webhooks is refused by it.
+    webhooks_version INTEGER NOT NULL DEFAULT 0,
+    created_at INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE api_keys (
+    id TEXT PRIMARY KEY,
+    group_id TEXT NOT NULL,
+    role TEXT NOT NULL,
+    secret_hash BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    last_used_at INTEGER,
+    revoked_at INTEGER
+) WITHOUT ROWID;
+
+-- ---- tasks --------------------------------------------------------------------------------------------------
+
+CREATE TABLE tasks (
+    group_id TEXT NOT NULL,
+    id TEXT NOT NULL,
+    title TEXT NOT NULL,
+    description TEXT,
+    status TEXT NOT NULL,
+    assigned_to TEXT,
+    difficulty INTEGER,
+    due_at INTEGER,
+    external_id TEXT,
+    source TEXT,
+    version INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    completed_at INTEGER,
+    PRIMARY KEY (group_id, id)
+) WITHOUT ROWID;
+
+CREATE TABLE task_history (
+    task_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    group_id TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    actor_id TEXT,
+    event TEXT NOT NULL,
+    changes TEXT NOT NULL, -- JSON
+    reason TEXT,
+    PRIMARY KEY (task_id, version)
+) WITHOUT ROWID;
+
+-- ---- events -------------------------------------------------------------------------------------------------
+
+-- Not WITHOUT ROWID: bodies of some KiB would spread over the inner nodes of the tree.
+CREATE TABLE events (
+    group_id TEXT NOT NULL,
+    id TEXT NOT NULL,
+    event TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    actor_id TEXT,
+    origin TEXT NOT NULL,
+    hop INTEGER NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (group_id, id)
+);
+
+-- Which events are about a task, and the version of the task after each.
+CREATE TABLE event_tasks (
+    group_id TEXT NOT NULL,
+    task_id TEXT NOT NULL,
+    event_id TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    PRIMARY KEY (group_id, task_id, event_id)
+) WITHOUT ROWID;
+
+-- ---- webhooks and their lanes -------------------------------------------------------------------------------
+
+CREATE TABLE webhooks (
+    id TEXT PRIMARY KEY,
+    group_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    url TEXT NOT NULL,
+    enabled INTEGER NOT NULL,
+    events TEXT NOT NULL, -- names, with spaces between
+    headers TEXT NOT NULL, -- sealed JSON
+    schedule TEXT NOT NULL, -- JSON, seconds
+    max_attempts INTEGER NOT NULL, -- length of `schedule` + 1, so that matching an event parses no JSON
+    timeout_seconds INTEGER NOT NULL,
+    max_concurrency INTEGER NOT NULL,
+    rate_limit_per_second INTEGER,
+    ignore_origins TEXT NOT NULL, -- names, with spaces between
+    secrets TEXT NOT NULL, -- sealed JSON
+    health TEXT NOT NULL,
+    disabled_reason TEXT,
+    config_version INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    deleted_at INTEGER
+) WITHOUT ROWID;
+
+CREATE INDEX webhooks_of_group ON webhooks (group_id, id) WHERE deleted_at IS NULL;
+CREATE INDEX webhooks_deleted ON webhooks (id) WHERE deleted_at IS NOT NULL; -- what the sweep looks through
+
+-- One lane per webhook: the lease on its queue, and hints about when to look at it. `docs/delivery-protocol.md`.
+CREATE TABLE lanes (
+    webhook_id TEXT PRIMARY KEY,
+    due_at INTEGER NOT NULL, -- a hint; never later than the truth in `deliveries` for longer than a sweep
+    pokes INTEGER NOT NULL DEFAULT 0, -- raised by whoever lowers `due_at`, so that a release cannot lose it
+    hold_until INTEGER NOT NULL DEFAULT 0, -- not leased before; pokes leave it alone
+    owner TEXT NOT NULL DEFAULT '', -- '' when nobody has it
+    token INTEGER NOT NULL DEFAULT 0, -- the fence: raised by each lease
+    lease_until INTEGER NOT NULL DEFAULT 0,
+    unclean INTEGER NOT NULL DEFAULT 0,
+    window INTEGER NOT NULL DEFAULT 1 -- of requests at once; 1 until a first success
+) WITHOUT ROWID;
+
+-- Free lanes and leased ones apart: to find what can be leased, nobody steps over thousands of leased lanes.
+CREATE INDEX lanes_free ON lanes (due_at, hold_until) WHERE owner = '';
+CREATE INDEX lanes_leased ON lanes (lease_until) WHERE owner <> '';
+
+CREATE TABLE workers (
+    id TEXT PRIMARY KEY,
+    host TEXT NOT NULL,
+    started_at INTEGER NOT NULL,
+    seen_at INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- ---- deliveries ---------------------------------------------------------------------------------------------
+
+CREATE TABLE deliveries (
+    id TEXT PRIMARY KEY,
+    group_id TEXT NOT NULL,
+    webhook_id TEXT NOT NULL,
+    event_id TEXT NOT NULL,
+    event TEXT NOT NULL,
+    task_ids TEXT NOT NULL, -- with spaces between; outlives the event's bytes
+    status TEXT NOT NULL,
+    attempt_count INTEGER NOT NULL,
+    max_attempts INTEGER NOT NULL,
+    next_attempt_at INTEGER, -- NULL once finished
+    last_status_code INTEGER,
+    last_error_class TEXT,
+    dead_reason TEXT,
+    replay_of TEXT,
+    replay_key TEXT NOT NULL, -- '' for the first delivery of an event to a webhook, its own id for a replay
+    created_at INTEGER NOT NULL,
+    finished_at INTEGER
+) WITHOUT ROWID;
+
+-- At most one delivery of an event to a webhook, replays apart.
+CREATE UNIQUE INDEX deliveries_of_event ON deliveries (event_id, webhook_id, replay_key);
+-- What the engine reads. Unfinished rows only: it stays small, and reading flat, with a million finished rows.
+CREATE INDEX deliveries_unfinished ON deliveries (webhook_id, next_attempt_at, id) WHERE finished_at IS NULL;
+-- What people list, newest first.
+CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, id);
+CREATE INDEX deliveries_of_group ON deliveries (group_id, id);
+CREATE INDEX deliveries_dead ON deliveries (group_id, id) WHERE status = 'dead-letter';
+
+CREATE TABLE attempts (
+    delivery_id TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    probe INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    started_at INTEGER NOT NULL,
+    duration_us INTEGER NOT NULL,
+    outcome TEXT NOT NULL, -- accepted, refused, unreachable, blocked
+    status_code INTEGER,
+    headers BLOB, -- `Name: value` lines
+    body BLOB,
+    truncated INTEGER NOT NULL,
+    error_class TEXT,
+    detail TEXT NOT NULL
+);
+
+-- However often an outcome is written, it is there once. A probe has no say in that: it counts for nothing.
+CREATE UNIQUE INDEX attempts_of_delivery ON attempts (delivery_id, number, probe);

@@ -1,0 +1,303 @@
+"""Values to rows and back."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from gatepost.domain.deliveries import (
+    Accepted,
+    Attempt,
+    Blocked,
+    DeadReason,
+    Delivery,
+    ErrorClass,
+    Outcome,
+    Progress,
+    QueuedDelivery,
+    Refused,
+    Response,
+    Status,
+    Unreachable,
+)
+from gatepost.domain.events import Event
+from gatepost.domain.tasks import HistoryEntry, Task, TaskStatus
+
+Row = tuple[Any, ...]
+
+NEVER_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z: later than every moment, still a moment
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def to_ms(moment: datetime) -> int:
+    """Return a moment as whole milliseconds since 1970.
+
+    >>> to_ms(datetime(2026, 11, 23, 12, 34, 56, 123999, tzinfo=UTC))
+    1795437296123
+    """
+    since = moment - _EPOCH
+    return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000
+
+
+def from_ms(milliseconds: int) -> datetime:
+    """Return the moment.
+
+    >>> from_ms(1795437296123)
+    datetime.datetime(2026, 11, 23, 12, 34, 56, 123000, tzinfo=datetime.timezone.utc)
+    """
+    return _EPOCH + timedelta(0, 0, 0, milliseconds)
+
+
+def to_ms_or_none(moment: datetime | None) -> int | None:
+    return None if moment is None else to_ms(moment)
+
+
+def from_ms_or_none(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else from_ms(milliseconds)
+
+
+def to_words(words: Sequence[str]) -> str:
+    return " ".join(words)
+
+
+def from_words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+# --- tasks and events ----------------------------------------------------------------------------------------
+
+TASK_COLUMNS = (
+    "group_id, id, title, description, status, assigned_to, difficulty, due_at, external_id, source, version,"
+    " created_at, updated_at, completed_at"
+)
+
+
+def task_row(task: Task) -> Row:
+    return (
+        task.group_id,
+        task.id,
+        task.title,
+        task.description,
+        task.status.value,
+        task.assigned_to,
+        task.difficulty,
+        to_ms_or_none(task.due_at),
+        task.external_id,
+        task.source,
+        task.version,
+        to_ms(task.created_at),
+        to_ms(task.updated_at),
+        to_ms_or_none(task.completed_at),
+    )
+
+
+def task_from(row: Row) -> Task:
+    return Task(
+        group_id=row[0],
+        id=row[1],
+        title=row[2],
+        description=row[3],
+        status=TaskStatus(row[4]),
+        assigned_to=row[5],
+        difficulty=row[6],
+        due_at=from_ms_or_none(row[7]),
+        external_id=row[8],
+        source=row[9],
+        version=row[10],
+        created_at=from_ms(row[11]),
+        updated_at=from_ms(row[12]),
+        completed_at=from_ms_or_none(row[13]),
+    )
+
+
+def history_row(group_id: str, task_id: str, entry: HistoryEntry) -> Row:
+    changes = json.dumps(entry.changes, ensure_ascii=False, separators=(",", ":"))
+    return (
+        task_id,
+        entry.version,
+        group_id,
+        to_ms(entry.at),
+        entry.actor_id,
+        entry.event,
+        changes,
+        entry.reason,
+    )
+
+
+def history_from(row: Row) -> HistoryEntry:
+    version, at, actor_id, event, changes, reason = row
+    return HistoryEntry(version, from_ms(at), actor_id, event, json.loads(changes), reason)
+
+
+def event_row(event: Event) -> Row:
+    return (
+        event.group_id,
+        event.id,
+        event.event,
+        to_ms(event.created_at),
+        event.actor_id,
+        event.origin,
+        event.hop,
+        event.body,
+    )
+
+
+def event_from(row: Row, tasks: tuple[tuple[str, int], ...]) -> Event:
+    group_id, event_id, event, created_at, actor_id, origin, hop, body = row
+    return Event(event_id, group_id, event, from_ms(created_at), actor_id, origin, hop, tasks, body)
+
+
+# --- deliveries ----------------------------------------------------------------------------------------------
+
+DELIVERY_COLUMNS = (
+    "id, group_id, webhook_id, event_id, event, task_ids, status, attempt_count, max_attempts, next_attempt_at,"
+    " last_status_code, last_error_class, dead_reason, replay_of, created_at, finished_at"
+)
+
+
+def delivery_row(delivery: Delivery) -> Row:
+    """Return the values of `DELIVERY_COLUMNS`, then the replay key."""
+    progress = delivery.progress
+    return (
+        delivery.id,
+        delivery.group_id,
+        delivery.webhook_id,
+        delivery.event_id,
+        delivery.event,
+        to_words(delivery.task_ids),
+        progress.status.value,
+        progress.attempt_count,
+        progress.max_attempts,
+        to_ms_or_none(progress.next_attempt_at),
+        progress.last_status_code,
+        progress.last_error_class and progress.last_error_class.value,
+        progress.dead_reason and progress.dead_reason.value,
+        delivery.replay_of,
+        to_ms(delivery.created_at),
+        to_ms_or_none(progress.finished_at),
+        "" if delivery.replay_of is None else delivery.id,
+    )
+
+
+def delivery_from(row: Row) -> Delivery:
+    error_class, dead_reason = row[11], row[12]
+    return Delivery(
+        id=row[0],
+        group_id=row[1],
+        webhook_id=row[2],
+        event_id=row[3],
+        event=row[4],
+        task_ids=from_words(row[5]),
+        progress=Progress(
+            status=Status(row[6]),
+            attempt_count=row[7],
+            max_attempts=row[8],
+            next_attempt_at=from_ms_or_none(row[9]),
+            last_status_code=row[10],
+            last_error_class=None if error_class is None else ErrorClass(error_class),
+            dead_reason=None if dead_reason is None else DeadReason(dead_reason),
+            finished_at=from_ms_or_none(row[15]),
+        ),
+        replay_of=row[13],
+        created_at=from_ms(row[14]),
+    )
+
+
+def progress_row(delivery_id: str, progress: Progress, *, expected_count: int) -> Row:
+    error_class, dead_reason = progress.last_error_class, progress.dead_reason
+    next_at, finished_at = progress.next_attempt_at, progress.finished_at
+    return (
+        progress.status.value,
+        progress.attempt_count,
+        progress.max_attempts,
+        None if next_at is None else to_ms(next_at),
+        progress.last_status_code,
+        None if error_class is None else error_class.value,
+        None if dead_reason is None else dead_reason.value,
+        None if finished_at is None else to_ms(finished_at),
+        delivery_id,
+        expected_count,
+    )
+
+
+def queued_of(delivery: Delivery, *, body: bytes, hop: int) -> QueuedDelivery:
+    return QueuedDelivery(
+        delivery.id,
+        delivery.group_id,
+        delivery.webhook_id,
+        delivery.event_id,
+        delivery.event,
+        body,
+        hop,
+        delivery.progress.attempt_count,
+        delivery.created_at,
+    )
+
+
+# --- attempts ------------------------------------------------------------------------------------------------
+
+ATTEMPT_COLUMNS = (
+    "delivery_id, number, probe, id, started_at, duration_us, outcome, status_code, headers, body, truncated,"
+    " error_class, detail"
+)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def attempt_row(delivery_id: str, attempt: Attempt) -> Row:
+    """Raises: UnicodeEncodeError, for half a surrogate pair in a header."""
+    return (
+        delivery_id,
+        attempt.number,
+        1 if attempt.probe else 0,
+        attempt.id,
+        to_ms(attempt.started_at),
+        attempt.duration // _MICROSECOND,
+        *_outcome_row(attempt.outcome),
+    )
+
+
+def attempt_from(row: Row) -> Attempt:
+    _, number, probe, attempt_id, started_at, duration_us, *outcome = row
+    return Attempt(
+        attempt_id,
+        number,
+        from_ms(started_at),
+        timedelta(microseconds=duration_us),
+        _outcome_from(*outcome),
+        bool(probe),
+    )
+
+
+def _outcome_row(outcome: Outcome) -> Row:
+    if isinstance(outcome, Accepted | Refused):
+        response = outcome.response
+        return (
+            "accepted" if isinstance(outcome, Accepted) else "refused",
+            response.status_code,
+            "\n".join([f"{name}: {value}" for name, value in response.headers]).encode(),
+            response.body,
+            1 if response.truncated else 0,
+            None,
+            "",
+        )
+    kind = "unreachable" if isinstance(outcome, Unreachable) else "blocked"
+    return (kind, None, None, None, 0, outcome.error_class.value, outcome.detail)
+
+
+def _outcome_from(
+    kind: str,
+    status_code: int | None,
+    headers: bytes | None,
+    body: bytes | None,
+    truncated: int,
+    error_class: str | None,
+    detail: str,
+) -> Outcome:
+    if status_code is None:
+        unsent = Blocked if kind == "blocked" else Unreachable
+        return unsent(ErrorClass(error_class or ErrorClass.INTERNAL_ERROR), detail)
+    lines = (headers or b"").decode().split("\n") if headers else []
+    pairs = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
+    response = Response(status_code, tuple(pairs), body or b"", bool(truncated))
+    return Accepted(response) if kind == "accepted" else Refused(response)

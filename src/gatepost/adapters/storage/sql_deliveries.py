@@ -1,0 +1,177 @@
+"""Events and deliveries in SQL: how they are stored, and how people look at them."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, TypeVar
+
+from gatepost.adapters.storage.rows import (
+    ATTEMPT_COLUMNS,
+    DELIVERY_COLUMNS,
+    Row,
+    attempt_from,
+    attempt_row,
+    delivery_from,
+    delivery_row,
+    event_from,
+    event_row,
+    queued_of,
+    to_ms_or_none,
+)
+from gatepost.adapters.storage.scripts import (
+    IN_LIST,
+    Database,
+    Emitted,
+    Script,
+    execute,
+    execute_many,
+    fetch,
+    listed,
+)
+from gatepost.adapters.storage.sql_lanes import ADD_ATTEMPT, poke
+from gatepost.domain.deliveries import Attempt, Delivery, Status
+from gatepost.domain.events import Event
+from gatepost.ports import DeliveryDetail, DeliveryQuery, Page, Saved
+
+_EVENT_COLUMNS = "group_id, id, event, created_at, actor_id, origin, hop, body"
+_ADD_EVENT = f"INSERT INTO events ({_EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_ADD_EVENT_TASK = "INSERT INTO event_tasks (group_id, task_id, event_id, version) VALUES (?, ?, ?, ?)"
+_ADD_DELIVERY = f"""
+INSERT INTO deliveries ({DELIVERY_COLUMNS}, replay_key)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+# Newest first. The conditions of a query are appended. With a webhook asked for, the index on it is the shorter one.
+_DELIVERIES = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE group_id = ?"
+_DELIVERIES_OF_WEBHOOK = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE +group_id = ?"
+# A task has few events and a group has many deliveries: from the task's side, or not at all.
+_DELIVERIES_OF_TASK = f"""
+SELECT {DELIVERY_COLUMNS} FROM deliveries
+WHERE +group_id = ? AND event_id IN (SELECT event_id FROM event_tasks WHERE group_id = ? AND task_id = ?)
+"""
+
+_DELIVERY = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE id = ? AND webhook_id = ? AND group_id = ?"
+_ATTEMPTS = f"""
+SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE delivery_id = ? ORDER BY started_at, number, id
+"""
+_EVENT = f"SELECT {_EVENT_COLUMNS} FROM events WHERE group_id = ? AND id = ?"
+_EVENT_TASKS = f"""
+SELECT task_id, version FROM event_tasks WHERE group_id = ? AND task_id {IN_LIST} AND event_id = ?
+"""
+_BYTES = "SELECT body, hop FROM events WHERE group_id = ? AND id = ?"
+
+
+class SqlDeliveries:
+    """Implements `ports.DeliveryLog`."""
+
+    _database: Database
+
+    async def deliveries(
+        self, group_id: str, query: DeliveryQuery, *, limit: int, before: str | None
+    ) -> Page[Delivery]:
+        return await self._database.read(_deliveries(group_id, query, limit, before))
+
+    async def delivery(self, group_id: str, webhook_id: str, delivery_id: str) -> DeliveryDetail | None:
+        return await self._database.read(_delivery(group_id, webhook_id, delivery_id))
+
+    async def add_replay(self, group_id: str, delivery: Delivery) -> Saved:
+        return (await self._database.write(_add_replay(group_id, delivery))).saved
+
+    async def add_test(self, group_id: str, event: Event, delivery: Delivery, attempt: Attempt) -> None:  # noqa: ARG002  # the event names its group
+        await self._database.write(_add_test(event, delivery, attempt))
+
+
+def store_event(event: Event) -> Script[None]:
+    """Add an event and say which tasks it is about."""
+    yield execute(_ADD_EVENT, event_row(event))
+    rows = [(event.group_id, task_id, event.id, version) for task_id, version in event.tasks]
+    if rows:
+        yield execute_many(_ADD_EVENT_TASK, rows)
+
+
+def store_deliveries(deliveries: Sequence[Delivery]) -> Script[None]:
+    """Add deliveries that are owed, and poke their lanes."""
+    if not deliveries:
+        return
+    rows = [delivery_row(each) for each in deliveries]
+    yield execute_many(_ADD_DELIVERY, rows)
+    yield from poke({row[2]: row[9] for row in rows})
+
+
+class _HasId(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+Item = TypeVar("Item", bound=_HasId)
+
+
+def page_of(items: Sequence[Item], limit: int) -> Page[Item]:
+    """Return a page of at most `limit` of the items; one more than that says that there is another page."""
+    if len(items) <= limit:
+        return Page(items, None)
+    return Page(items[:limit], items[limit - 1].id)
+
+
+def _deliveries(group_id: str, query: DeliveryQuery, limit: int, before: str | None) -> Script[Page[Delivery]]:
+    sql, params = deliveries_statement(group_id, query, before)
+    rows = yield fetch(sql, (*params, limit + 1))
+    return page_of([delivery_from(row) for row in rows], limit)
+
+
+def deliveries_statement(group_id: str, query: DeliveryQuery, before: str | None) -> tuple[str, Row]:
+    """Return the list's statement and all its parameters but the last, the limit."""
+    base = _DELIVERIES
+    params: Row = (group_id,)
+    if query.task_id is not None:
+        base, params = _DELIVERIES_OF_TASK, (group_id, group_id, query.task_id)
+    elif query.webhook_id is not None:
+        base = _DELIVERIES_OF_WEBHOOK
+    conditions: dict[str, Any] = {
+        "webhook_id = ?": query.webhook_id,
+        "event = ?": query.event,
+        "created_at >= ?": to_ms_or_none(query.created_from),
+        "created_at < ?": to_ms_or_none(query.created_to),
+        "id < ?": before,
+    }
+    # Dead letters have an index of their own, which SQLite takes only when it can read the status in the statement.
+    if query.status is Status.DEAD_LETTER:
+        base += " AND status = 'dead-letter'"
+    else:
+        conditions["status = ?"] = query.status and query.status.value
+    asked = {sql: value for sql, value in conditions.items() if value is not None}
+    return " AND ".join([base, *asked]) + " ORDER BY id DESC LIMIT ?", (*params, *asked.values())
+
+
+def _delivery(group_id: str, webhook_id: str, delivery_id: str) -> Script[DeliveryDetail | None]:
+    rows = yield fetch(_DELIVERY, (delivery_id, webhook_id, group_id))
+    if not rows:
+        return None
+    delivery = delivery_from(rows[0])
+    attempts = yield fetch(_ATTEMPTS, (delivery_id,))
+    event = yield from _event(delivery)
+    return DeliveryDetail(delivery, event, [attempt_from(row) for row in attempts])
+
+
+def _event(delivery: Delivery) -> Script[Event | None]:
+    rows = yield fetch(_EVENT, (delivery.group_id, delivery.event_id))
+    if not rows:
+        return None
+    pairs = yield fetch(_EVENT_TASKS, (delivery.group_id, listed(delivery.task_ids), delivery.event_id))
+    versions = dict(pairs)
+    return event_from(
+        rows[0], tuple((task_id, versions[task_id]) for task_id in delivery.task_ids if task_id in versions)
+    )
+
+
+def _add_replay(group_id: str, delivery: Delivery) -> Script[Emitted]:
+    rows = yield fetch(_BYTES, (group_id, delivery.event_id))
+    if not rows:
+        return Emitted(Saved.STALE)
+    body, hop = rows[0]
+    yield from store_deliveries([delivery])
+    return Emitted(Saved.DONE, [queued_of(delivery, body=body, hop=hop)])
+
+
+def _add_test(event: Event, delivery: Delivery, attempt: Attempt) -> Script[None]:
+    yield from store_event(event)
+    yield execute(_ADD_DELIVERY, delivery_row(delivery))
+    yield execute(ADD_ATTEMPT, attempt_row(delivery.id, attempt))

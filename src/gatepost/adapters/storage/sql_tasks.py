@@ -1,0 +1,118 @@
+"""Tasks, their history and what their changes emit, in SQL."""
+
+from collections.abc import Sequence
+
+from gatepost.adapters.storage.rows import (
+    TASK_COLUMNS,
+    history_from,
+    history_row,
+    queued_of,
+    task_from,
+    task_row,
+)
+from gatepost.adapters.storage.scripts import Database, Emitted, Script, execute, fetch
+from gatepost.adapters.storage.sql_deliveries import page_of, store_deliveries, store_event
+from gatepost.domain.deliveries import Delivery
+from gatepost.domain.tasks import HistoryEntry, Task, TaskChange
+from gatepost.ports import Page, Saved, TaskQuery
+
+_TASK = f"SELECT {TASK_COLUMNS} FROM tasks WHERE group_id = ? AND id = ?"
+
+# Newest first, as ids are time-ordered. The conditions of a query are appended.
+_TASKS = f"SELECT {TASK_COLUMNS} FROM tasks WHERE group_id = ?"
+
+_HISTORY = """
+SELECT version, at, actor_id, event, changes, reason FROM task_history
+WHERE task_id = ? AND group_id = ? ORDER BY version
+"""
+
+# What every emit asks first: have webhooks been written since its event was matched, and is this a write that was
+# made before and whose answer got lost?
+_BEFORE_EMIT = """
+SELECT coalesce((SELECT webhooks_version FROM groups WHERE id = ?), 0),
+       EXISTS (SELECT 1 FROM events WHERE group_id = ? AND id = ?)
+"""
+
+_ADD_TASK = f"""
+INSERT INTO tasks ({TASK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+"""
+
+# All columns but the key, if the version is still the one that the change started from.
+_SAVE_TASK = """
+UPDATE tasks SET title = ?, description = ?, status = ?, assigned_to = ?, difficulty = ?, due_at = ?,
+       external_id = ?, source = ?, version = ?, created_at = ?, updated_at = ?, completed_at = ?
+WHERE group_id = ? AND id = ? AND version = ?
+"""
+
+_ADD_HISTORY = """
+INSERT INTO task_history (task_id, version, group_id, at, actor_id, event, changes, reason)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+
+class SqlTasks:
+    """Implements `ports.TaskStore`."""
+
+    _database: Database
+
+    async def task(self, group_id: str, task_id: str) -> Task | None:
+        return await self._database.read(_task(group_id, task_id))
+
+    async def history(self, group_id: str, task_id: str) -> Sequence[HistoryEntry]:
+        return await self._database.read(_history(group_id, task_id))
+
+    async def tasks(self, group_id: str, query: TaskQuery, *, limit: int, before: str | None) -> Page[Task]:
+        return await self._database.read(_tasks(group_id, query, limit, before))
+
+    async def save_change(
+        self, group_id: str, change: TaskChange, deliveries: Sequence[Delivery], *, webhooks_version: int
+    ) -> Saved:
+        emitted = await self._database.write(_save_change(group_id, change, deliveries, webhooks_version))
+        return emitted.saved
+
+
+def _task(group_id: str, task_id: str) -> Script[Task | None]:
+    rows = yield fetch(_TASK, (group_id, task_id))
+    return task_from(rows[0]) if rows else None
+
+
+def _history(group_id: str, task_id: str) -> Script[Sequence[HistoryEntry]]:
+    rows = yield fetch(_HISTORY, (task_id, group_id))
+    return [history_from(row) for row in rows]
+
+
+def _tasks(group_id: str, query: TaskQuery, limit: int, before: str | None) -> Script[Page[Task]]:
+    conditions = {
+        "status = ?": query.status and query.status.value,
+        "assigned_to = ?": query.assigned_to,
+        "id < ?": before,
+    }
+    asked = {sql: value for sql, value in conditions.items() if value is not None}
+    sql = " AND ".join([_TASKS, *asked]) + " ORDER BY id DESC LIMIT ?"
+    rows = yield fetch(sql, (group_id, *asked.values(), limit + 1))
+    return page_of([task_from(row) for row in rows], limit)
+
+
+def _save_change(
+    group_id: str, change: TaskChange, deliveries: Sequence[Delivery], webhooks_version: int
+) -> Script[Emitted]:
+    [(stored_version, is_repeat)] = yield fetch(_BEFORE_EMIT, (group_id, group_id, change.event.id))
+    if is_repeat:
+        return Emitted(Saved.DONE)
+    if stored_version != webhooks_version:
+        return Emitted(Saved.WEBHOOKS_MOVED)
+    if not (yield from _save_task(change)):
+        return Emitted(Saved.STALE)
+    yield execute(_ADD_HISTORY, history_row(group_id, change.task.id, change.history))
+    yield from store_event(change.event)
+    yield from store_deliveries(deliveries)
+    event = change.event
+    return Emitted(Saved.DONE, [queued_of(each, body=event.body, hop=event.hop) for each in deliveries])
+
+
+def _save_task(change: TaskChange) -> Script[bool]:
+    row = task_row(change.task)
+    if change.expected_version == 0:
+        return bool((yield execute(_ADD_TASK, row)))
+    return bool((yield execute(_SAVE_TASK, (*row[2:], *row[:2], change.expected_version))))

@@ -1,0 +1,235 @@
+"""Webhooks in SQL, their secrets sealed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from gatepost.adapters.secretbox import SecretBox
+from gatepost.adapters.storage.rows import (
+    NEVER_MS,
+    Row,
+    from_ms,
+    from_ms_or_none,
+    from_words,
+    to_ms,
+    to_ms_or_none,
+    to_words,
+)
+from gatepost.adapters.storage.scripts import (
+    IN_LIST,
+    Database,
+    Script,
+    execute,
+    fetch,
+    listed,
+)
+from gatepost.adapters.storage.sql_deliveries import page_of
+from gatepost.domain.network import parse_target
+from gatepost.domain.retry import RetryPolicy
+from gatepost.domain.webhooks import Health, Secret, Subscription, Webhook
+from gatepost.ports import Page, Saved, Subscriptions
+
+_WEBHOOKS_VERSION = "SELECT webhooks_version FROM groups WHERE id = ?"
+# Every write of a webhook does this, so that an emit that matched the webhooks before it is refused.
+_RAISE_WEBHOOKS_VERSION = "UPDATE groups SET webhooks_version = webhooks_version + 1 WHERE id = ?"
+_SUBSCRIPTIONS = """
+SELECT id, enabled, events, ignore_origins, max_attempts FROM webhooks
+WHERE group_id = ? AND deleted_at IS NULL ORDER BY id
+"""
+
+_COLUMNS = (
+    "id, group_id, name, url, enabled, events, headers, schedule, max_attempts, timeout_seconds, max_concurrency,"
+    " rate_limit_per_second, ignore_origins, secrets, health, disabled_reason, config_version, created_at, updated_at"
+)
+_WEBHOOK = f"SELECT {_COLUMNS} FROM webhooks WHERE id = ? AND group_id = ? AND deleted_at IS NULL"
+_WEBHOOKS = f"""
+SELECT {_COLUMNS} FROM webhooks WHERE group_id = ? AND deleted_at IS NULL AND (? IS NULL OR id < ?)
+ORDER BY id DESC LIMIT ?
+"""
+_COUNT = "SELECT count(*) FROM webhooks WHERE group_id = ? AND deleted_at IS NULL"
+_ADD = f"""
+INSERT INTO webhooks ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_ADD_LANE = f"INSERT INTO lanes (webhook_id, due_at, hold_until) VALUES (?, {NEVER_MS}, ?)"
+
+# All columns but the key, if nobody has written it since it was read.
+_SAVE = """
+UPDATE webhooks SET name = ?, url = ?, enabled = ?, events = ?, headers = ?, schedule = ?, max_attempts = ?,
+       timeout_seconds = ?, max_concurrency = ?, rate_limit_per_second = ?, ignore_origins = ?, secrets = ?,
+       health = ?, disabled_reason = ?, config_version = ?, created_at = ?, updated_at = ?
+WHERE id = ? AND group_id = ? AND deleted_at IS NULL AND config_version = ?
+"""
+# What signs nothing any more is not kept.
+_DELETE = """
+UPDATE webhooks SET deleted_at = ?, headers = '', secrets = ''
+WHERE id = ? AND group_id = ? AND deleted_at IS NULL
+"""
+# A webhook's write holds or frees its lane, and pokes it: whoever has it looks again.
+_HOLD_AND_POKE = """
+UPDATE lanes SET hold_until = ?, pokes = pokes + 1, due_at = CASE WHEN due_at > ? THEN ? ELSE due_at END
+WHERE webhook_id = ?
+"""
+
+_SERVED = f"SELECT {_COLUMNS} FROM webhooks WHERE id {IN_LIST} AND enabled = 1 AND deleted_at IS NULL"
+_CONFIG_VERSIONS = f"""
+SELECT id, config_version FROM webhooks WHERE id {IN_LIST} AND enabled = 1 AND deleted_at IS NULL
+"""
+
+
+class SqlWebhooks:
+    """Implements `ports.WebhookStore`, and what the engine asks about webhooks."""
+
+    _database: Database
+    _box: SecretBox
+
+    async def subscriptions(self, group_id: str) -> Subscriptions:
+        return await self._database.read(_subscriptions(group_id))
+
+    async def webhook(self, group_id: str, webhook_id: str) -> Webhook | None:
+        return await self._database.read(_webhook(self._box, group_id, webhook_id))
+
+    async def webhooks(self, group_id: str, *, limit: int, before: str | None) -> Page[Webhook]:
+        return await self._database.read(_webhooks(self._box, group_id, limit, before))
+
+    async def add_webhook(self, group_id: str, webhook: Webhook, *, quota: int) -> Saved:
+        return await self._database.write(_add(group_id, _row(self._box, webhook), quota))
+
+    async def save_webhook(self, group_id: str, webhook: Webhook) -> Saved:
+        return await self._database.write(_save(group_id, webhook, _row(self._box, webhook)))
+
+    async def delete_webhook(self, group_id: str, webhook_id: str, *, now: datetime) -> Saved:
+        return await self._database.write(_delete(group_id, webhook_id, to_ms(now)))
+
+    async def config_versions(self, webhook_ids: Sequence[str]) -> Mapping[str, int]:
+        return await self._database.read(_config_versions(webhook_ids))
+
+    async def webhooks_to_serve(self, webhook_ids: Sequence[str]) -> Mapping[str, Webhook]:
+        return await self._database.read(_webhooks_to_serve(self._box, webhook_ids))
+
+
+def _subscriptions(group_id: str) -> Script[Subscriptions]:
+    # The version first: items newer than it make an emit match again, items older than it would be believed.
+    version = yield fetch(_WEBHOOKS_VERSION, (group_id,))
+    rows = yield fetch(_SUBSCRIPTIONS, (group_id,))
+    items = tuple(
+        Subscription(webhook_id, bool(enabled), from_words(events), from_words(ignored), max_attempts)
+        for webhook_id, enabled, events, ignored, max_attempts in rows
+    )
+    return Subscriptions(version[0][0] if version else 0, items)
+
+
+def _webhook(box: SecretBox, group_id: str, webhook_id: str) -> Script[Webhook | None]:
+    rows = yield fetch(_WEBHOOK, (webhook_id, group_id))
+    return _webhook_from(box, rows[0]) if rows else None
+
+
+def _webhooks(box: SecretBox, group_id: str, limit: int, before: str | None) -> Script[Page[Webhook]]:
+    rows = yield fetch(_WEBHOOKS, (group_id, before, before, limit + 1))
+    return page_of([_webhook_from(box, row) for row in rows], limit)
+
+
+def _config_versions(webhook_ids: Sequence[str]) -> Script[Mapping[str, int]]:
+    rows = yield fetch(_CONFIG_VERSIONS, (listed(webhook_ids),))
+    return dict(rows)
+
+
+def _webhooks_to_serve(box: SecretBox, webhook_ids: Sequence[str]) -> Script[Mapping[str, Webhook]]:
+    rows = yield fetch(_SERVED, (listed(webhook_ids),))
+    return {row[0]: _webhook_from(box, row) for row in rows}
+
+
+def _add(group_id: str, row: Row, quota: int) -> Script[Saved]:
+    [(live,)] = yield fetch(_COUNT, (group_id,))
+    if live >= quota:
+        return Saved.QUOTA_EXCEEDED
+    yield execute(_ADD, row)
+    webhook_id, enabled = row[0], row[4]
+    yield execute(_ADD_LANE, (webhook_id, 0 if enabled else NEVER_MS))
+    yield execute(_RAISE_WEBHOOKS_VERSION, (group_id,))
+    return Saved.DONE
+
+
+def _save(group_id: str, webhook: Webhook, row: Row) -> Script[Saved]:
+    saved = yield execute(_SAVE, (*row[2:], webhook.id, group_id, webhook.config_version - 1))
+    if not saved:
+        return Saved.STALE
+    now = to_ms(webhook.updated_at)
+    yield execute(_HOLD_AND_POKE, (0 if webhook.enabled else NEVER_MS, now, now, webhook.id))
+    yield execute(_RAISE_WEBHOOKS_VERSION, (group_id,))
+    return Saved.DONE
+
+
+def _delete(group_id: str, webhook_id: str, now: int) -> Script[Saved]:
+    deleted = yield execute(_DELETE, (now, webhook_id, group_id))
+    if not deleted:
+        return Saved.STALE
+    yield execute(_HOLD_AND_POKE, (NEVER_MS, now, now, webhook_id))
+    yield execute(_RAISE_WEBHOOKS_VERSION, (group_id,))
+    return Saved.DONE
+
+
+# --- rows ----------------------------------------------------------------------------------------------------
+
+
+def _row(box: SecretBox, webhook: Webhook) -> Row:
+    secrets = [(secret.value, to_ms_or_none(secret.expires_at)) for secret in webhook.secrets]
+    return (
+        webhook.id,
+        webhook.group_id,
+        webhook.name,
+        webhook.target.url,
+        int(webhook.enabled),
+        to_words(webhook.events),
+        _seal(box, webhook.headers, _place("headers", webhook.id, webhook.group_id)),
+        json.dumps(webhook.policy.schedule),
+        webhook.policy.max_attempts,
+        webhook.timeout_seconds,
+        webhook.max_concurrency,
+        webhook.rate_limit_per_second,
+        to_words(webhook.ignore_origins),
+        _seal(box, secrets, _place("secrets", webhook.id, webhook.group_id)),
+        webhook.health.value,
+        webhook.disabled_reason,
+        webhook.config_version,
+        to_ms(webhook.created_at),
+        to_ms(webhook.updated_at),
+    )
+
+
+def _webhook_from(box: SecretBox, row: Row) -> Webhook:
+    webhook_id, group_id = row[:2]
+    headers = _unseal(box, row[6], _place("headers", webhook_id, group_id))
+    secrets = _unseal(box, row[13], _place("secrets", webhook_id, group_id))
+    return Webhook(
+        id=webhook_id,
+        group_id=group_id,
+        name=row[2],
+        target=parse_target(row[3]),
+        enabled=bool(row[4]),
+        events=from_words(row[5]),
+        headers=tuple((name, value) for name, value in headers),
+        policy=RetryPolicy(tuple(json.loads(row[7]))),
+        timeout_seconds=row[9],
+        max_concurrency=row[10],
+        rate_limit_per_second=row[11],
+        ignore_origins=from_words(row[12]),
+        secrets=tuple(Secret(value, from_ms_or_none(expires_at)) for value, expires_at in secrets),
+        health=Health(row[14]),
+        disabled_reason=row[15],
+        config_version=row[16],
+        created_at=from_ms(row[17]),
+        updated_at=from_ms(row[18]),
+    )
+
+
+def _place(column: str, webhook_id: str, group_id: str) -> tuple[str, ...]:
+    return ("webhooks", column, webhook_id, group_id)
+
+
+def _seal(box: SecretBox, value: Any, place: tuple[str, ...]) -> str:
+    return box.seal(json.dumps(value).encode(), place)
+
+
+def _unseal(box: SecretBox, sealed: str, place: tuple[str, ...]) -> Any:
+    return json.loads(box.open(sealed, place))

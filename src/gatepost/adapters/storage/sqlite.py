@@ -1,0 +1,222 @@
+"""The store on one SQLite file."""
+
+import fcntl
+import os
+import socket
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from gatepost.adapters.secretbox import SecretBox
+from gatepost.adapters.storage.migrating import migrate
+from gatepost.adapters.storage.rows import to_ms
+from gatepost.adapters.storage.scripts import Script, execute, fetch
+from gatepost.adapters.storage.sql_accounts import SqlAccounts
+from gatepost.adapters.storage.sql_deliveries import SqlDeliveries
+from gatepost.adapters.storage.sql_lanes import SqlLanes, renew
+from gatepost.adapters.storage.sql_tasks import SqlTasks
+from gatepost.adapters.storage.sql_webhooks import SqlWebhooks
+from gatepost.adapters.storage.threads import Threads, connect
+from gatepost.adapters.system import SystemClock
+from gatepost.domain.deliveries import QueuedDelivery
+from gatepost.domain.errors import StoreUnavailable
+from gatepost.ports import Clock, Leased
+
+_KEY_CHECK = b"gatepost"
+_KEY_CHECK_PLACE = ("key_check", "sealed")
+_CHECK_OWNERS_EVERY = timedelta(seconds=3)
+
+_JOIN = """
+INSERT INTO workers (id, host, started_at, seen_at) VALUES (?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at
+"""
+_SEEN = "UPDATE workers SET seen_at = ? WHERE id = ?"
+_FORGET = "DELETE FROM workers WHERE id = ?"
+_OWNERS = "SELECT id FROM workers UNION SELECT owner FROM lanes WHERE owner <> ''"
+# The owner stays: whoever takes its lanes over counts that they were not released.
+_LAPSE = "UPDATE lanes SET lease_until = 0 WHERE owner = ?"
+_RELEASE_ALL = "UPDATE lanes SET owner = '', lease_until = 0 WHERE owner = ?"
+
+
+class SqliteStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes):
+    """Implements every store of `ports`."""
+
+    def __init__(self, path: Path, threads: Threads, box: SecretBox) -> None:
+        self._database = threads
+        self._threads = threads
+        self._box = box
+        self._owners = OwnerLocks(path)
+        self._owners_checked_at: datetime | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        *,
+        box: SecretBox,
+        on_death: Callable[[BaseException], None],
+        clock: Clock | None = None,
+    ) -> "SqliteStore":
+        """Open a database file, made when it is missing, and bring it to this version's schema.
+
+        Shape:  `on_death` is called on the loop when a thread of the store has ended of a bug.
+        Raises: StoreUnavailable, with a sentence for the operator.
+        """
+        prepare(path, box)
+        return cls(path, Threads(path, boot=(clock or SystemClock()).boot, on_death=on_death), box)
+
+    async def close(self) -> None:
+        """Finish what was asked for and stop. Owners that have not left are dead to others from now on."""
+        await self._threads.close()
+        self._owners.close()
+
+    @property
+    def on_queued(self) -> Callable[[Sequence[QueuedDelivery]], None]:
+        """Called on the loop with deliveries just committed, before whoever wrote them goes on."""
+        return self._threads.on_queued
+
+    @on_queued.setter
+    def on_queued(self, callback: Callable[[Sequence[QueuedDelivery]], None]) -> None:
+        self._threads.on_queued = callback
+
+    # --- who is alive ----------------------------------------------------------------------------------------
+
+    async def join(self, owner: str, *, now: datetime) -> None:
+        # Locked before it is named anywhere: nobody finds the name without the lock.
+        self._owners.lock(owner)
+        await self._database.write(_join(owner, to_ms(now)))
+        await self._end_leases_of_the_dead(now)
+
+    async def leave(self, owner: str) -> None:
+        await self._database.write(_leave(owner))
+        self._owners.unlock(owner)
+
+    async def lease_lanes(self, owner: str, *, limit: int, now: datetime, lease: timedelta) -> Leased:
+        self._owners.lock(owner)
+        return await super().lease_lanes(owner, limit=limit, now=now, lease=lease)
+
+    async def renew_lanes(self, owner: str, tokens: Mapping[str, int], *, now: datetime, lease: timedelta) -> set[str]:
+        checked_at = self._owners_checked_at
+        if checked_at is None or not timedelta(0) <= now - checked_at < _CHECK_OWNERS_EVERY:
+            await self._end_leases_of_the_dead(now)
+        return await self._database.write(_renew(owner, tokens, to_ms(now), to_ms(now + lease)))
+
+    async def _end_leases_of_the_dead(self, now: datetime) -> None:
+        self._owners_checked_at = now
+        owners = await self._database.read(_owners())
+        dead = [owner for owner in owners if self._owners.is_dead(owner)]
+        if dead:
+            await self._database.write(_end_leases(dead))
+            self._owners.forget(dead)
+
+
+def prepare(path: Path, box: SecretBox) -> None:
+    """Make the file ready: present, readable, sealed with this key, of this version's schema."""
+    try:
+        if not path.exists():
+            path.touch(mode=0o600)  # SQLite gives its log and its index the same mode
+        connection = connect(path)
+        try:
+            [(mode,)] = connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            if mode != "wal":
+                raise StoreUnavailable(f"{path} lies on a file system without shared memory, which SQLite needs")
+            migrate(connection)
+            _check_key(connection, box)
+        finally:
+            connection.close()
+    except (OSError, sqlite3.Error) as error:
+        raise StoreUnavailable(f"{path} cannot be used as a database: {error}") from error
+
+
+def _check_key(connection: sqlite3.Connection, box: SecretBox) -> None:
+    rows = connection.execute("SELECT sealed FROM key_check").fetchall()
+    if not rows:
+        sealed = box.seal(_KEY_CHECK, _KEY_CHECK_PLACE)
+        connection.execute("INSERT INTO key_check (id, sealed) VALUES (1, ?) ON CONFLICT DO NOTHING", (sealed,))
+        return
+    try:
+        box.open(rows[0][0], _KEY_CHECK_PLACE)
+    except StoreUnavailable as error:
+        raise StoreUnavailable(
+            "the secrets in this database were sealed with another secret key: start with the key it was made with"
+        ) from error
+
+
+class OwnerLocks:
+    """One locked file beside the database for each owner of this process: the kernel unlocks it when we die."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held: dict[str, int] = {}
+
+    def lock(self, owner: str) -> None:
+        if owner in self._held:
+            return
+        descriptor = os.open(self._file(owner), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise StoreUnavailable(f"another process works under the name {owner}") from error
+        self._held[owner] = descriptor
+
+    def unlock(self, owner: str) -> None:
+        descriptor = self._held.pop(owner, None)
+        if descriptor is not None:
+            self._file(owner).unlink(missing_ok=True)
+            os.close(descriptor)
+
+    def is_dead(self, owner: str) -> bool:
+        """Say whether nobody holds the lock of an owner."""
+        if owner in self._held:
+            return False
+        try:
+            descriptor = os.open(self._file(owner), os.O_RDWR)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def forget(self, owners: Sequence[str]) -> None:
+        """Remove what the dead have left."""
+        for owner in owners:
+            self._file(owner).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of every lock without leaving, as the end of the process would."""
+        while self._held:
+            os.close(self._held.popitem()[1])
+
+    def _file(self, owner: str) -> Path:
+        return self._path.with_name(f"{self._path.name}.engine-{owner}")
+
+
+def _join(owner: str, now: int) -> Script[None]:
+    yield execute(_JOIN, (owner, socket.gethostname(), now, now))
+
+
+def _leave(owner: str) -> Script[None]:
+    yield execute(_RELEASE_ALL, (owner,))
+    yield execute(_FORGET, (owner,))
+
+
+def _renew(owner: str, tokens: Mapping[str, int], now: int, lease_until: int) -> Script[set[str]]:
+    yield execute(_SEEN, (now, owner))
+    return (yield from renew(owner, tokens, lease_until))
+
+
+def _owners() -> Script[list[str]]:
+    rows = yield fetch(_OWNERS)
+    return [owner for (owner,) in rows]
+
+
+def _end_leases(owners: Sequence[str]) -> Script[None]:
+    for owner in owners:
+        yield execute(_LAPSE, (owner,))
+        yield execute(_FORGET, (owner,))

@@ -1,0 +1,270 @@
+"""SQLite's threads: one that writes, with group commit, and a few that read."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, NamedTuple, TypeVar, cast
+
+from gatepost.adapters.storage.scripts import Emitted, Kind, Script, Unstorable
+from gatepost.domain.deliveries import QueuedDelivery
+from gatepost.domain.errors import StoreUnavailable
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_SECONDS = 5.0
+READERS = 2
+# One commit holds everybody's answer back, and the write lock: no more is put into it after this long.
+COMMIT_AFTER_SECONDS = 0.008
+
+
+class Job(NamedTuple, Generic[T]):
+    """A script, and the future of whoever waits for its result."""
+
+    script: Script[T]
+    future: asyncio.Future[T]
+
+
+class Told(NamedTuple):
+    """How a job ended."""
+
+    future: asyncio.Future[Any]
+    result: object
+    error: BaseException | None
+
+
+class Threads:
+    """Runs scripts on one SQLite file.
+
+    Shape: `on_queued` is called on the loop's thread with the deliveries that a batch has committed, before any write
+           of that batch is answered. So what a later write says about one of them can never be heard first.
+    """
+
+    def __init__(self, path: Path, *, boot: Callable[[], float], on_death: Callable[[BaseException], None]) -> None:
+        self.on_queued: Callable[[Sequence[QueuedDelivery]], None] = _ignore
+        self._loop = asyncio.get_running_loop()
+        self._boot = boot
+        self._on_death = on_death
+        self._closed: str | None = None
+        self._writes: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        self._reads: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        self._batch: list[Job[Any]] = []  # what the writer is at
+        self._threads = [
+            self._started("sqlite-writer", self._keep_writing, path),
+            *(self._started(f"sqlite-reader-{n}", self._keep_reading, path) for n in range(READERS)),
+        ]
+
+    def read(self, script: Script[T]) -> asyncio.Future[T]:
+        return self._ask(self._reads, script)
+
+    def write(self, script: Script[T]) -> asyncio.Future[T]:
+        return self._ask(self._writes, script)
+
+    async def close(self) -> None:
+        """Finish what was asked for, and stop."""
+        if self._closed is None:
+            self._closed = "the store is closed"
+            self._stop()
+        for thread in reversed(self._threads):  # the writer last: closing the last connection folds the log away
+            await asyncio.to_thread(thread.join)
+
+    def _ask(self, queue: "SimpleQueue[Job[Any] | None]", script: Script[T]) -> asyncio.Future[T]:
+        if self._closed is not None:
+            raise StoreUnavailable(self._closed)
+        future: asyncio.Future[T] = self._loop.create_future()
+        queue.put(Job(script, future))
+        return future
+
+    def _stop(self) -> None:
+        for queue in (self._writes, *[self._reads] * READERS):
+            queue.put(None)
+
+    def _started(self, name: str, keep: Callable[[Path], None], path: Path) -> threading.Thread:
+        def work() -> None:
+            try:
+                keep(path)
+            except BaseException as error:  # noqa: BLE001  # a bug of ours: everybody must know
+                self._call_loop(self._die, error)
+
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    # --- reading ---------------------------------------------------------------------------------------------
+
+    def _keep_reading(self, path: Path) -> None:
+        connection = connect(path)
+        connection.execute("PRAGMA query_only = ON")
+        while (job := self._reads.get()) is not None:
+            self._tell([self._read_one(connection, job)])
+        connection.close()
+
+    def _read_one(self, connection: sqlite3.Connection, job: Job[T]) -> Told:
+        try:
+            connection.execute("BEGIN")  # several statements of a script see one snapshot
+            result = run(connection, job.script)
+        except Exception as error:  # noqa: BLE001  # whoever asked gets it, the reader lives on
+            return Told(job.future, None, at_border(error))
+        else:
+            return Told(job.future, result, None)
+        finally:
+            if connection.in_transaction:
+                connection.execute("COMMIT")
+
+    # --- writing ---------------------------------------------------------------------------------------------
+
+    def _keep_writing(self, path: Path) -> None:
+        connection = connect(path)
+        while (first := self._writes.get()) is not None:
+            self._tell(self._write_batch(connection, first))
+        connection.close()
+
+    def _write_batch(self, connection: sqlite3.Connection, first: Job[Any]) -> list[Told]:
+        """Put waiting writes into one transaction, each in a savepoint of its own, and commit them all."""
+        jobs = self._batch = [first]
+        told: list[Told] = []
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            commit_at = self._boot() + COMMIT_AFTER_SECONDS
+            told.append(write_one(connection, first))
+            while self._boot() < commit_at and (job := self._next_write()) is not None:
+                jobs.append(job)
+                told.append(write_one(connection, job))
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            return self._failed(connection, error)
+        return told
+
+    def _next_write(self) -> Job[Any] | None:
+        try:
+            job = self._writes.get_nowait()
+        except Empty:
+            return None
+        if job is None:  # the end: left where the outer loop finds it
+            self._writes.put(None)
+        return job
+
+    def _failed(self, connection: sqlite3.Connection, error: sqlite3.Error) -> list[Told]:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        # Whoever queued while we waited for a lock has waited long enough, too.
+        while (job := self._next_write()) is not None:
+            self._batch.append(job)
+        return [Told(job.future, None, at_border(error)) for job in self._batch]
+
+    # --- answering -------------------------------------------------------------------------------------------
+
+    def _tell(self, told: list[Told]) -> None:
+        self._call_loop(self._resolve, told)
+
+    def _call_loop(self, callback: Callable[..., None], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback, *arguments)
+        except RuntimeError:
+            if not self._loop.is_closed():  # a closed loop has nobody left to tell
+                raise
+
+    def _resolve(self, batch: list[Told]) -> None:
+        try:
+            queued = [each for told in batch if isinstance(told.result, Emitted) for each in told.result.queued]
+            if queued:
+                self.on_queued(queued)
+        finally:
+            for future, result, error in batch:
+                if future.done():  # the caller was cancelled
+                    continue
+                if error is None:
+                    future.set_result(result)
+                else:
+                    future.set_exception(error)
+
+    def _die(self, error: BaseException) -> None:
+        if self._closed is None:
+            self._closed = f"a thread of the store died: {error!r}"
+        waiting = [*self._batch, *_drained(self._writes), *_drained(self._reads)]
+        self._stop()
+        self._resolve([Told(job.future, None, StoreUnavailable(self._closed)) for job in waiting])
+        self._on_death(error)
+
+
+def _drained(queue: "SimpleQueue[Job[Any] | None]") -> list[Job[Any]]:
+    jobs: list[Job[Any]] = []
+    while True:
+        try:
+            job = queue.get_nowait()
+        except Empty:
+            return jobs
+        if job is not None:
+            jobs.append(job)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, cached_statements=256, check_same_thread=False
+    )
+    connection.execute("PRAGMA synchronous = FULL")  # an acknowledged commit survives a power cut
+    connection.execute("PRAGMA cache_size = -32768")  # KiB
+    connection.execute("PRAGMA mmap_size = 268435456")
+    connection.execute("PRAGMA temp_store = MEMORY")
+    return connection
+
+
+def write_one(connection: sqlite3.Connection, job: Job[Any]) -> Told:
+    """Run one write inside its savepoint; raise only what ends the whole transaction."""
+    connection.execute("SAVEPOINT one")
+    try:
+        result = run(connection, job.script)
+    except Exception as error:  # it fails this write, not its neighbours
+        if not connection.in_transaction:  # a full disk rolls everything back under the savepoints
+            raise _lost_transaction(error) from error
+        connection.execute("ROLLBACK TO one")
+        connection.execute("RELEASE one")
+        return Told(job.future, None, at_border(error))
+    connection.execute("RELEASE one")
+    return Told(job.future, result, None)
+
+
+def run(connection: sqlite3.Connection, script: Script[T]) -> T:
+    """Run a script to its end."""
+    answer: object = None
+    try:
+        while True:
+            kind, sql, params = script.send(answer)
+            if kind is Kind.FETCH:
+                answer = connection.execute(sql, params).fetchall()
+            elif kind is Kind.EXECUTE:
+                answer = connection.execute(sql, params).rowcount
+            else:
+                connection.executemany(sql, params)
+                answer = None
+    except StopIteration as end:
+        return cast("T", end.value)
+
+
+def at_border(error: Exception) -> Exception:
+    """Return what the core may see of an error: never a driver's own."""
+    match error:
+        case (
+            sqlite3.DataError()
+            | sqlite3.IntegrityError()
+            | sqlite3.InterfaceError()
+            | sqlite3.ProgrammingError()
+            | UnicodeEncodeError()
+            | OverflowError()
+        ):
+            border: Exception = Unstorable(f"the database cannot hold this: {error}")
+        case sqlite3.Error():
+            border = StoreUnavailable(f"the database did not take it: {error}")
+        case _:
+            return error
+    border.__cause__ = error
+    return border
+
+
+def _lost_transaction(error: Exception) -> sqlite3.OperationalError:
+    return sqlite3.OperationalError(f"the transaction was rolled back: {error}")
+
+
+def _ignore(_: Sequence[QueuedDelivery]) -> None: ...
