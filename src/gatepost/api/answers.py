@@ -1,0 +1,208 @@
+"""Domain values as the wire shows them. Header values and secrets never pass through here but once."""
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from gatepost.domain import tasks
+from gatepost.domain.deliveries import (
+    Accepted,
+    Attempt,
+    Delivery,
+    Outcome,
+    Refused,
+    Response,
+    error_class_of,
+)
+from gatepost.domain.errors import invalid
+from gatepost.domain.events import Json, rfc3339
+from gatepost.domain.tasks import HistoryEntry
+from gatepost.domain.webhooks import Webhook
+from gatepost.ports import Page
+from gatepost.services.deliveries import SentTest, ShownDelivery, ShownRequest
+from gatepost.services.tasks import TaskRecord
+
+T = TypeVar("T")
+
+_ID = re.compile(r"[a-z]{2,3}_[0-9a-f]{32}")
+
+
+def page_json(page: Page[T], item_json: Callable[[T], Json]) -> Json:
+    """Return a page of a list."""
+    cursor = page.next_cursor
+    return {
+        "items": [item_json(item) for item in page.items],
+        "nextCursor": None if cursor is None else base64.urlsafe_b64encode(cursor.encode()).decode().rstrip("="),
+    }
+
+
+def parse_cursor(cursor: str | None) -> str | None:
+    """Return where a page begins.
+
+    Raises: InvalidInput, when it is no cursor of ours.
+    """
+    if cursor is None:
+        return None
+    try:
+        before = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        before = ""
+    if not _ID.fullmatch(before):
+        raise invalid("cursor", "give the nextCursor of the page before, or leave it out", code="cursor")
+    return before
+
+
+def task_json(record: TaskRecord) -> Json:
+    return {**tasks.as_json(record.task), "history": [_history_json(entry) for entry in record.history]}
+
+
+def etag(record: TaskRecord) -> str:
+    return f'"{record.task.version}"'
+
+
+def webhook_json(webhook: Webhook) -> Json:
+    return {
+        "id": webhook.id,
+        "groupId": webhook.group_id,
+        "name": webhook.name,
+        "targetUrl": webhook.target.url,
+        "enabled": webhook.enabled,
+        "events": list(webhook.events),
+        "headers": {name: None for name, _ in webhook.headers},
+        "retryPolicy": {"schedule": list(webhook.policy.schedule)},
+        "timeoutSeconds": webhook.timeout_seconds,
+        "maxConcurrency": webhook.max_concurrency,
+        "rateLimitPerSecond": webhook.rate_limit_per_second,
+        "preserveTaskOrder": False,
+        "ignoreOrigins": list(webhook.ignore_origins),
+        "health": webhook.health,
+        "disabledReason": webhook.disabled_reason,
+        "createdAt": rfc3339(webhook.created_at),
+        "updatedAt": rfc3339(webhook.updated_at),
+        "secretHint": webhook.secret_hint,
+    }
+
+
+def new_webhook_json(webhook: Webhook) -> Json:
+    """Return a webhook just created, its secret shown this once."""
+    return {**webhook_json(webhook), "secret": webhook.secrets[0].value}
+
+
+def rotation_json(webhook: Webhook) -> Json:
+    expires_at = webhook.secrets[1].expires_at if len(webhook.secrets) > 1 else None
+    return {"secretHint": webhook.secret_hint, "previousExpiresAt": _moment(expires_at)}
+
+
+def new_secret_json(webhook: Webhook) -> Json:
+    """Return a rotation just made, the new secret shown this once."""
+    return {"secret": webhook.secrets[0].value, **rotation_json(webhook)}
+
+
+def delivery_json(delivery: Delivery) -> Json:
+    progress = delivery.progress
+    return {
+        "id": delivery.id,
+        "groupId": delivery.group_id,
+        "webhookId": delivery.webhook_id,
+        "eventId": delivery.event_id,
+        "event": delivery.event,
+        "taskIds": list(delivery.task_ids),
+        "status": progress.status,
+        "attemptCount": progress.attempt_count,
+        "maxAttempts": progress.max_attempts,
+        "nextAttemptAt": _moment(progress.next_attempt_at),
+        "lastStatusCode": progress.last_status_code,
+        "lastErrorClass": progress.last_error_class,
+        "deadReason": progress.dead_reason,
+        "replayOf": delivery.replay_of,
+        "createdAt": rfc3339(delivery.created_at),
+        "finishedAt": _moment(progress.finished_at),
+    }
+
+
+def delivery_detail_json(shown: ShownDelivery) -> Json:
+    return {
+        **delivery_json(shown.detail.delivery),
+        "request": _request_json(shown.request),
+        "attempts": [_attempt_json(attempt) for attempt in shown.detail.attempts],
+    }
+
+
+def test_json(sent: SentTest) -> Json:
+    response = _response_of(sent.outcome)
+    return {
+        "deliveryId": sent.delivery.id,
+        "request": _request_json(sent.request),
+        "response": None if response is None else _response_json(response),
+        "errorClass": error_class_of(sent.outcome),
+    }
+
+
+def _history_json(entry: HistoryEntry) -> Json:
+    return {
+        "version": entry.version,
+        "at": rfc3339(entry.at),
+        "actorId": entry.actor_id,
+        "event": entry.event,
+        "changes": entry.changes,
+        "reason": entry.reason,
+    }
+
+
+def _request_json(request: ShownRequest) -> Json:
+    body = None if request.body is None else _text(request.body)
+    return {"method": "POST", "url": request.url, "headers": _joined(request.headers), "body": body}
+
+
+def _attempt_json(attempt: Attempt) -> Json:
+    response = _response_of(attempt.outcome)
+    return {
+        "id": attempt.id,
+        "number": attempt.number,
+        "probe": attempt.probe,
+        "startedAt": rfc3339(attempt.started_at),
+        "durationMs": attempt.duration // timedelta(milliseconds=1),
+        "outcome": type(attempt.outcome).__name__.lower(),
+        "errorClass": error_class_of(attempt.outcome),
+        "statusCode": response.status_code if response else None,
+        "responseHeaders": _joined(response.headers) if response else None,
+        "responseBody": _text(response.body) if response else None,
+        "responseTruncated": response.truncated if response else False,
+    }
+
+
+def _response_json(response: Response) -> Json:
+    return {
+        "statusCode": response.status_code,
+        "headers": _joined(response.headers),
+        "body": _text(response.body),
+        "truncated": response.truncated,
+    }
+
+
+def _response_of(outcome: Outcome) -> Response | None:
+    return outcome.response if isinstance(outcome, Accepted | Refused) else None
+
+
+def _joined(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return headers by name; RFC 9110, section 5.3: repeated ones read as one list."""
+    values: dict[str, tuple[str, list[str]]] = {}
+    for name, value in headers:
+        values.setdefault(name.lower(), (name, []))[1].append(value)
+    return {_clean(name): _clean(", ".join(listed)) for name, listed in values.values()}
+
+
+def _text(body: bytes) -> str:
+    return body.decode("utf-8", "replace")
+
+
+def _clean(text: str) -> str:
+    """Return text that UTF-8 can carry: what a receiver sends may hold half a surrogate pair."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _moment(moment: datetime | None) -> str | None:
+    return None if moment is None else rfc3339(moment)

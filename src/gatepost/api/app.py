@@ -1,0 +1,73 @@
+"""The HTTP API as one ASGI application."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import cache
+
+from fastapi import FastAPI, Request, Response
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
+
+from gatepost import __version__
+from gatepost.api import openapi, problems
+from gatepost.api.calls import Services
+from gatepost.api.edge import Edge
+from gatepost.api.routes import deliveries, health, tasks, webhooks
+from gatepost.domain.events import to_json
+from gatepost.ports import Clock
+
+BODY_LIMIT_BYTES = 1024 * 1024
+
+__all__ = ["BODY_LIMIT_BYTES", "Services", "create_app"]
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def create_app(
+    services: Services,
+    *,
+    clock: Clock,
+    ready: Callable[[], bool],
+    lifespan: Lifespan | None = None,
+    body_limit_bytes: int = BODY_LIMIT_BYTES,
+) -> FastAPI:
+    """Return the application; `ready` says whether `/health/ready` answers 200."""
+    app = FastAPI(
+        title="Gatepost",
+        version=__version__,
+        lifespan=lifespan,
+        # The framework's own documents, redirects and traces stay out: ours are below, or in the log line.
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    app.state.services = services
+    app.state.ready = ready
+    app.state.body_limit_bytes = body_limit_bytes
+    for noun in (tasks, webhooks, deliveries, health):
+        # Flat, because an included router is matched twice for every request.
+        app.router.routes.extend(noun.router.routes)
+    app.router.routes.extend(_documents(app))
+    app.add_middleware(Edge, clock=clock)
+    problems.install(app)
+    return app
+
+
+def _documents(app: FastAPI) -> list[Route]:
+    @cache
+    def described() -> bytes:
+        return to_json(openapi.document(app))
+
+    @cache
+    def listed() -> str:
+        return openapi.docs_page(openapi.document(app))
+
+    async def show_openapi(_: Request) -> Response:
+        return Response(described(), media_type="application/json")
+
+    async def show_docs(_: Request) -> Response:
+        return HTMLResponse(listed(), headers={"Content-Security-Policy": "default-src 'none'"})
+
+    return [Route("/api/openapi.json", show_openapi), Route("/api/docs", show_docs)]

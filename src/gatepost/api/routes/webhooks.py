@@ -1,0 +1,131 @@
+"""/api/integrations/webhooks: all of it needs an admin key."""
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path
+
+from gatepost.api import schemas
+from gatepost.api.answers import (
+    new_secret_json,
+    new_webhook_json,
+    page_json,
+    parse_cursor,
+    rotation_json,
+    test_json,
+    webhook_json,
+)
+from gatepost.api.calls import AdminCall, Call, changing, creating
+from gatepost.api.openapi import Cursor, Limit, body_of, id_pattern
+from gatepost.domain.groups import Role
+
+router = APIRouter(tags=["webhooks"])
+
+WebhookId = Annotated[str, Path(alias="webhookId", pattern=id_pattern("wh"))]
+Create = Annotated[Call[schemas.WebhookCreate], Depends(creating(schemas.WebhookCreate, Role.ADMIN))]
+Replace = Annotated[Call[schemas.WebhookReplace], Depends(changing(schemas.WebhookReplace, Role.ADMIN))]
+Update = Annotated[Call[schemas.WebhookUpdate], Depends(changing(schemas.WebhookUpdate, Role.ADMIN))]
+Rotate = Annotated[Call[schemas.SecretRotate], Depends(changing(schemas.SecretRotate, Role.ADMIN))]
+Test = Annotated[Call[schemas.TestSend], Depends(changing(schemas.TestSend, Role.ADMIN))]
+
+
+@router.post(
+    "/api/integrations/webhooks",
+    operation_id="createWebhook",
+    summary="Create a webhook; its secret is shown this once",
+    status_code=201,
+    response_model=schemas.WebhookCreated,
+    openapi_extra=body_of(schemas.WebhookCreate),
+)
+async def create_webhook(call: Create) -> Any:
+    made = await call.services.webhooks.create(call.group_id, call.body.fields(), secret=call.body.secret)
+    return new_webhook_json(made)
+
+
+@router.get(
+    "/api/integrations/webhooks",
+    operation_id="listWebhooks",
+    summary="List webhooks, newest first",
+    response_model=schemas.WebhookPage,
+)
+async def list_webhooks(call: AdminCall, limit: Limit = 50, cursor: Cursor = None) -> Any:
+    page = await call.services.webhooks.list(call.group_id, limit=limit, before=parse_cursor(cursor))
+    return page_json(page, webhook_json)
+
+
+@router.get(
+    "/api/integrations/webhooks/{webhookId}",
+    operation_id="getWebhook",
+    summary="Look at one webhook",
+    response_model=schemas.Webhook,
+)
+async def get_webhook(call: AdminCall, webhook_id: WebhookId) -> Any:
+    return webhook_json(await call.services.webhooks.get(call.group_id, webhook_id))
+
+
+@router.put(
+    "/api/integrations/webhooks/{webhookId}",
+    operation_id="replaceWebhook",
+    summary="Set everything about a webhook; what is absent gets its default",
+    response_model=schemas.Webhook,
+    openapi_extra=body_of(schemas.WebhookReplace),
+)
+async def replace_webhook(call: Replace, webhook_id: WebhookId) -> Any:
+    return webhook_json(await call.services.webhooks.replace(call.group_id, webhook_id, call.body.fields()))
+
+
+@router.patch(
+    "/api/integrations/webhooks/{webhookId}",
+    operation_id="updateWebhook",
+    summary="Set some of a webhook's fields; what is absent stays",
+    response_model=schemas.Webhook,
+    openapi_extra=body_of(schemas.WebhookUpdate),
+)
+async def update_webhook(call: Update, webhook_id: WebhookId) -> Any:
+    return webhook_json(await call.services.webhooks.update(call.group_id, webhook_id, call.body.fields()))
+
+
+@router.delete(
+    "/api/integrations/webhooks/{webhookId}",
+    operation_id="deleteWebhook",
+    summary="Delete a webhook; what it is still owed is not sent",
+    status_code=204,
+)
+async def delete_webhook(call: AdminCall, webhook_id: WebhookId) -> None:
+    await call.services.webhooks.delete(call.group_id, webhook_id)
+
+
+@router.post(
+    "/api/integrations/webhooks/{webhookId}/rotate-secret",
+    operation_id="rotateWebhookSecret",
+    summary="Sign with a new secret, and with the old one until the grace ends",
+    response_model=schemas.SecretRotated,
+    openapi_extra=body_of(schemas.SecretRotate),
+)
+async def rotate_webhook_secret(call: Rotate, webhook_id: WebhookId) -> Any:
+    grace = timedelta(seconds=call.body.grace_period_seconds)
+    rotated = await call.services.webhooks.rotate_secret(
+        call.group_id, webhook_id, grace=grace, secret=call.body.secret
+    )
+    return new_secret_json(rotated)
+
+
+@router.post(
+    "/api/integrations/webhooks/{webhookId}/finalize-rotation",
+    operation_id="finalizeWebhookRotation",
+    summary="Sign with the newest secret only, from now on",
+    response_model=schemas.RotationFinalized,
+)
+async def finalize_webhook_rotation(call: AdminCall, webhook_id: WebhookId) -> Any:
+    return rotation_json(await call.services.webhooks.finalize_rotation(call.group_id, webhook_id))
+
+
+@router.post(
+    "/api/integrations/webhooks/{webhookId}/test",
+    operation_id="testWebhook",
+    summary="Send a sample event now and show what came back",
+    response_model=schemas.TestResult,
+    openapi_extra=body_of(schemas.TestSend),
+)
+async def test_webhook(call: Test, webhook_id: WebhookId) -> Any:
+    return test_json(await call.services.deliveries.send_test(call.caller, webhook_id, call.body.event))
