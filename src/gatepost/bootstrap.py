@@ -73,32 +73,43 @@ async def running(
     Raises: StoreUnavailable, when the store cannot be opened.
     """
     _log_settings(settings)
-    clock = SystemClock()
-    policy = TargetPolicy(settings.allowed_target_networks, _own_addresses(listeners))
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(opened_store(settings))
-        sender = _sender(settings, policy, clock)
-        stack.push_async_callback(sender.close)
-        parts = _Parts(settings, clock, SystemChance(), policy, store, sender)
+        parts = await stack.enter_async_context(delivery_parts(settings, listeners=listeners))
         engine = _engine(parts) if with_engine else None
         services = _services(parts, engine or _NoEngine())
         stack.push_async_callback(services.accounts.close)
         if engine is None:
-            yield Gatepost(create_app(services, ready=lambda: True), services, stop=lambda: None)
+            yield Gatepost(create_app(services, clock=parts.clock, ready=lambda: True), services, stop=lambda: None)
         else:
-            store.on_queued = engine.hand_over
+            parts.store.on_queued = engine.hand_over
             task = await stack.enter_async_context(_delivering(engine, settings))
-            yield Gatepost(create_app(services, ready=lambda: not task.done()), services, stop=engine.stop)
+            app = create_app(services, clock=parts.clock, ready=lambda: not task.done())
+            yield Gatepost(app, services, stop=engine.stop)
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
+class Parts:
+    """What an engine needs of the world."""
+
     settings: Settings
     clock: Clock
     chance: Chance
     policy: TargetPolicy
     store: SqliteStore
     sender: CurlSender
+
+
+@asynccontextmanager
+async def delivery_parts(settings: Settings, *, listeners: Sequence[tuple[str, int]] = ()) -> AsyncIterator[Parts]:
+    """Open the store and start the sender; end both in the opposite order."""
+    clock = SystemClock()
+    policy = TargetPolicy(settings.allowed_target_networks, _own_addresses(listeners))
+    async with opened_store(settings) as store:
+        sender = _sender(settings, policy, clock)
+        try:
+            yield Parts(settings, clock, SystemChance(), policy, store, sender)
+        finally:
+            await sender.close()
 
 
 @asynccontextmanager
@@ -158,7 +169,7 @@ def _sender(settings: Settings, policy: TargetPolicy, clock: Clock) -> CurlSende
     )
 
 
-def _services(parts: _Parts, hints: EngineHints) -> Services:
+def _services(parts: Parts, hints: EngineHints) -> Services:
     store, clock, chance = parts.store, parts.clock, parts.chance
     return Services(
         accounts=Accounts(store, clock, chance),
@@ -168,7 +179,7 @@ def _services(parts: _Parts, hints: EngineHints) -> Services:
     )
 
 
-def _engine(parts: _Parts) -> Engine:
+def _engine(parts: Parts) -> Engine:
     return Engine(
         parts.store,
         parts.sender,

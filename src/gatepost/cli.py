@@ -2,17 +2,23 @@
 
 import asyncio
 import json
+import socket
 import sys
 from collections.abc import Coroutine
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 import uvloop
 
-from gatepost import __version__, bootstrap, config, logs, serving
+from gatepost import __version__, bootstrap, client, config, logs, receiver, serving
+from gatepost.client import RequestFailed
 from gatepost.config import InvalidSettings, Settings
 from gatepost.domain.errors import GatepostError, InvalidInput
 from gatepost.domain.groups import Role
+from gatepost.domain.signatures import SigningKey, parse_secret, sign_plain, sign_standard
+from gatepost.receiver import Message, Received, Receiver
 from gatepost.services.accounts import NewKey
 from gatepost.serving import CannotListen
 
@@ -34,7 +40,22 @@ app.add_typer(key)
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URL", help="sqlite:///PATH; else GATEPOST_STORE.", show_default=False)
 ]
+SecretsOption = Annotated[
+    list[str] | None, typer.Option(metavar="whsec_…", help="The webhook's secret; twice while one is being rotated.")
+]
+FileArgument = Annotated[str, typer.Argument(metavar="[FILE|-]", help="The raw body; - is standard input.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+_HOP_BY_HOP = frozenset({"host", "connection", "content-length", "transfer-encoding", "keep-alive"})
+
+
+class Scheme(StrEnum):
+    """Which of the two signature schemes."""
+
+    STANDARD = "standard"
+    PLAIN = "plain"
+    BOTH = "both"
 
 
 def main() -> None:
@@ -43,7 +64,7 @@ def main() -> None:
         app()
     except (InvalidSettings, InvalidInput) as error:
         _fail(str(error), EXIT_USAGE)
-    except CannotListen as error:
+    except (CannotListen, RequestFailed) as error:
         _fail(str(error), EXIT_FAILED)
     except GatepostError as error:
         _fail(error.detail, EXIT_FAILED)
@@ -99,6 +120,105 @@ def create_key(
         typer.echo(made.text)
 
 
+@app.command()
+def listen(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 9000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    secret: SecretsOption = None,
+    forward_to: Annotated[str | None, typer.Option(metavar="URL", help="Pass requests on, and answers back.")] = None,
+    fail_every: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Answer every N-th request with 503, to see a retry; 0 never.")
+    ] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Receive deliveries: verify each, print a line, answer 204. What is not verified is answered 401."""
+    logs.configure(level="warning", format=None)
+    keys = [parse_secret(text) for text in secret or ()]
+    if forward_to is not None:
+        forward_to = client.checked_url(forward_to)
+
+    def tell(received: Received) -> None:
+        typer.echo(json.dumps(received.as_json()) if as_json else received.as_line())
+
+    async def respond(received: Received) -> int:
+        if fail_every and received.number % fail_every == 0:
+            return 503
+        return await _forward(forward_to, received) if forward_to else 204
+
+    app = Receiver(keys, bootstrap.system_clock(), tell=tell, respond=respond)
+    _run(_listen(app, serving.bind(host, port)))
+
+
+@app.command()
+def trigger(
+    event: Annotated[str, typer.Argument(metavar="EVENT", help=f"One of {', '.join(client.ROUTES)}.")],
+    url: Annotated[str, typer.Option(help="Where Gatepost serves.")] = "http://127.0.0.1:8000",
+    key: Annotated[
+        str | None, typer.Option(envvar="GATEPOST_API_KEY", help="An API key; approving and rejecting need an admin's.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="The title of the task.")] = "Triggered from the command line",
+    as_json: JsonOption = False,
+) -> None:
+    """Create a task through the API and drive it to an event, so that a real delivery is made."""
+    if event not in client.ROUTES:
+        raise typer.BadParameter(f"give one of {', '.join(client.ROUTES)}", param_hint="EVENT")
+    if not key:
+        _fail("There is no API key: give --key, or set GATEPOST_API_KEY. `gatepost key create` makes one.", EXIT_USAGE)
+    task = client.trigger(client.Api(client.checked_url(url), key), event, title=title)
+    typer.echo(json.dumps(task) if as_json else f"{event}: {task['id']} is {task['status']}, version {task['version']}")
+
+
+@app.command()
+def sign(
+    file: FileArgument = "-",
+    secret: SecretsOption = None,
+    message_id: Annotated[str | None, typer.Option("--id", help="The webhook-id; else a new one.")] = None,
+    timestamp: Annotated[int | None, typer.Option(help="Unix seconds; else now.", min=0)] = None,
+    scheme: Annotated[Scheme, typer.Option(help="Which headers.")] = Scheme.BOTH,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the headers that a body is sent with, one signature for each secret."""
+    keys = _keys(secret)
+    body = _read(file)
+    if timestamp is None:
+        timestamp = int(bootstrap.system_clock().now().timestamp())
+    headers: dict[str, str] = {}
+    if scheme is not Scheme.PLAIN:
+        message_id = message_id or bootstrap.system_chance().new_id("evt")
+        headers["webhook-id"] = message_id
+        headers["webhook-timestamp"] = str(timestamp)
+        headers["webhook-signature"] = sign_standard(keys, message_id, timestamp, body)
+    if scheme is not Scheme.STANDARD:
+        headers["X-Timestamp"] = str(timestamp)
+        headers["X-Signature"] = sign_plain(keys, timestamp, body)
+    typer.echo(json.dumps(headers) if as_json else "\n".join(f"{name}: {value}" for name, value in headers.items()))
+
+
+@app.command()
+def verify(
+    file: FileArgument = "-",
+    secret: SecretsOption = None,
+    header: Annotated[
+        list[str] | None, typer.Option(metavar="'NAME: VALUE'", help="A header of the request; as often as needed.")
+    ] = None,
+    at: Annotated[int | None, typer.Option(metavar="SECONDS", help="Unix seconds to judge at; else now.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say whether a request is ours, and if not, exactly why. Exit code 0: valid, 1: not valid, 2: cannot be judged."""
+    keys = _keys(secret)
+    message = Message(dict(_header(text) for text in header or ()), _read(file))
+    now_seconds = bootstrap.system_clock().now().timestamp() if at is None else at
+    findings = receiver.examine(message, keys, now_seconds=now_seconds)
+    valid = receiver.is_valid(findings)
+    if as_json:
+        judged = [{"scheme": each.scheme, "verdict": each.verdict, "reason": each.reason} for each in findings]
+        typer.echo(json.dumps({"valid": valid, "findings": judged}))
+    else:
+        for each in findings:
+            typer.echo(f"{each.scheme}: {each.verdict}: {each.reason}")
+    raise typer.Exit(0 if valid else EXIT_FAILED)
+
+
 async def _migrate(settings: Settings) -> None:
     async with bootstrap.opened_store(settings):
         pass
@@ -113,6 +233,44 @@ async def _create_key(settings: Settings, group_name: str, role: Role, *, create
                 _fail(f"There is no group named {group_name!r}: add --create-group to make it.", EXIT_FAILED)
             group = await accounts.create_group(group_name)
         return await accounts.create_key(group.id, role)
+
+
+async def _listen(app: Receiver, listener: socket.socket) -> None:
+    with listener, serving.until_signal() as stopped:
+        async with serving.listening(app, listener, grace_seconds=1):
+            typer.echo(f"Listening on {serving.url_of(listener)}. Stop with Ctrl-C.", err=True)
+            await stopped.wait()
+
+
+async def _forward(url: str, received: Received) -> int:
+    """Return what the receiver behind us answers, 502 when it does not."""
+    headers = {name: value for name, value in received.message.headers.items() if name not in _HOP_BY_HOP}
+    try:
+        status, _ = await asyncio.to_thread(client.request, "POST", url, headers, received.message.body)
+    except RequestFailed as error:
+        typer.echo(f"    {error}", err=True)
+        return 502
+    return status
+
+
+def _keys(secrets: list[str] | None) -> list[SigningKey]:
+    if not secrets:
+        _fail("There is no secret: give --secret whsec_…, as the webhook's creation showed it.", EXIT_USAGE)
+    return [parse_secret(text) for text in secrets]
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        _fail(f"--header {text!r} cannot be used: write it as 'name: value'.", EXIT_USAGE)
+    return name.strip().lower(), value.strip()
+
+
+def _read(file: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        _fail(f"{file} cannot be read: {error.strerror}.", EXIT_USAGE)
 
 
 def _settings(**given: object) -> Settings:

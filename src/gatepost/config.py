@@ -64,9 +64,7 @@ def _nameserver(text: str) -> str:
         ip_address(parts.hostname or "")
         _ = parts.port
     except ValueError:
-        raise ValueError(
-            f"{text!r} is not an address: write 10.0.0.2, 10.0.0.2:5353 or [fd00::2]:53"
-        ) from None
+        raise ValueError(f"{text!r} is not an address: write 10.0.0.2, 10.0.0.2:5353 or [fd00::2]:53") from None
     return text
 
 
@@ -107,9 +105,7 @@ def _lower(value: Any) -> Any:
 
 def _setting(default: Any, description: str, *, unit: str, fix: str, **limits: Any) -> Any:
     extra: dict[str, JsonValue] = {"unit": unit, "fix": fix}
-    return Field(
-        default=default, description=description, json_schema_extra=extra, validate_default=True, **limits
-    )
+    return Field(default=default, description=description, json_schema_extra=extra, validate_default=True, **limits)
 
 
 class Settings(BaseSettings):
@@ -142,16 +138,14 @@ class Settings(BaseSettings):
         ge=0,
         le=65535,
     )
-    allowed_target_networks: Annotated[tuple[IpNetwork, ...], NoDecode, BeforeValidator(_networks)] = (
-        _setting(
-            (),
-            "Networks that webhooks may point into besides public addresses. Empty by default, because"
-            " whoever may create a webhook could otherwise reach what only this machine should. Logged at"
-            " start. Cloud metadata, link-local addresses and Gatepost's own listeners stay refused"
-            " whatever is written here.",
-            unit="comma-separated CIDRs",
-            fix="write networks such as 10.0.0.0/8,fd00::/8",
-        )
+    allowed_target_networks: Annotated[tuple[IpNetwork, ...], NoDecode, BeforeValidator(_networks)] = _setting(
+        (),
+        "Networks that webhooks may point into besides public addresses. Empty by default, because"
+        " whoever may create a webhook could otherwise reach what only this machine should. Logged at"
+        " start. Cloud metadata, link-local addresses and Gatepost's own listeners stay refused"
+        " whatever is written here.",
+        unit="comma-separated CIDRs",
+        fix="write networks such as 10.0.0.0/8,fd00::/8",
     )
     https_only: bool = _setting(
         False,
@@ -251,9 +245,7 @@ def load(**given: object) -> Settings:
 def unknown_variables(environment: Iterable[str]) -> Mapping[str, str | None]:
     """Return the `GATEPOST_…` variables that no setting reads, each with the one that was probably meant."""
     names = {PREFIX + name.upper() for name in Settings.model_fields}
-    unknown = [
-        name for name in environment if name.startswith(PREFIX) and name not in names | _OTHER_VARIABLES
-    ]
+    unknown = [name for name in environment if name.startswith(PREFIX) and name not in names | _OTHER_VARIABLES]
     return {name: next(iter(difflib.get_close_matches(name, names, n=1)), None) for name in unknown}
 
 

@@ -1,0 +1,109 @@
+"""HTTP as commands need it: one request, one answer, and a sentence when it does not work out."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import urlsplit
+
+TIMEOUT_SECONDS = 15.0
+ANSWER_LIMIT_BYTES = 4 * 1024 * 1024
+
+
+class RequestFailed(Exception):
+    """A request that was not answered as hoped; the text says what happened, and what to do."""
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_arguments: Any) -> None:
+        return None
+
+
+# No proxy from the environment, and nobody is followed elsewhere with our key in hand.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """Gatepost's API as one key sees it."""
+
+    url: str
+    key: str
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the JSON of a 2xx answer.
+
+        Raises: RequestFailed, for every other answer, with what the API says is wrong.
+        """
+        headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
+        content = None if body is None else json.dumps(body).encode()
+        status, answer = request(method, checked_url(self.url).rstrip("/") + path, headers, content)
+        parsed = _object(answer)
+        if not 200 <= status <= 299:
+            detail = parsed.get("detail") or parsed.get("title") or "there was no explanation"
+            raise RequestFailed(f"{self.url} answered {status}: {detail}")
+        return parsed
+
+
+# The steps, after the creation, that lead to each event; `start` is a change like any other.
+ROUTES: Mapping[str, tuple[str, ...]] = {
+    "task.created": (),
+    "task.updated": ("start",),
+    "task.completed": ("complete",),
+    "task.approved": ("complete", "approve"),
+    "task.rejected": ("complete", "reject"),
+}
+
+
+def trigger(api: Api, event: str, *, title: str) -> dict[str, Any]:
+    """Create a task and drive it to an event, as a person would; return the task as it then is.
+
+    Raises: RequestFailed, when a step is not answered with 2xx.
+    """
+    task = api.call("POST", "/api/tasks", {"title": title})
+    for step in ROUTES[event]:
+        body = {"reason": "Triggered to see what a rejection looks like."} if step == "reject" else {}
+        task = api.call("POST", f"/api/tasks/{task['id']}/{step}", body)
+    return task
+
+
+def checked_url(url: str) -> str:
+    """Raises: RequestFailed, when it is no http or https URL."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RequestFailed(f"{url!r} is no URL to send to: write it as http://127.0.0.1:8000")
+    return url
+
+
+def request(method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> tuple[int, bytes]:
+    """Return status and body of the answer, whatever it is.
+
+    Raises: RequestFailed, when there is none.
+    """
+    asked = urllib.request.Request(url, data=body, headers=dict(headers), method=method)
+    try:
+        with _opener.open(asked, timeout=TIMEOUT_SECONDS) as answer:
+            return answer.status, answer.read(ANSWER_LIMIT_BYTES)
+    except urllib.error.HTTPError as answer:
+        with answer:
+            return answer.code, answer.read(ANSWER_LIMIT_BYTES)
+    except urllib.error.URLError as error:
+        reason = getattr(error.reason, "strerror", None) or error.reason
+        raise RequestFailed(f"{url} cannot be reached: {reason}. Is it running?") from None
+    except (OSError, HTTPException) as error:
+        raise RequestFailed(f"{url} gave no usable answer: {error}.") from None
+
+
+def _object(answer: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(answer)
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
