@@ -1,9 +1,9 @@
 """The thread that drives libcurl: requests come in by batches, outcomes go out by batches."""
 
+import contextlib
 import os
 import select
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -52,8 +52,9 @@ class CurlLoop:
         self._idle: list[Transfer] = []
         self._settled: list[Settled] = []
         self._pins: dict[tuple[str, int], tuple[IpAddress, ...]] = {}
-        self._due_at: float | None = None  # when libcurl wants to be called, by the monotonic clock
-        self._interest: dict[int, int] = {}
+        self._due_at: float | None = None  # when libcurl wants to be called, a moment of the clock
+        self._watched: set[int] = set()
+        self._lingering: set[int] = set()
         self._thread = threading.Thread(target=self._run, name="gatepost-sender", daemon=True)
         self._thread.start()
 
@@ -86,7 +87,7 @@ class CurlLoop:
                     self._turn()
             finally:
                 self._shut()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the process must not go on without us
             self._on_death(error)
 
     def _open(self) -> None:
@@ -102,10 +103,12 @@ class CurlLoop:
             if fd == self._bell:
                 os.eventfd_read(fd)
                 self._woken = False  # before the jobs are taken, so that a later one rings again
-            elif fd in self._interest:
+            elif fd in self._watched:
                 self._multi.socket_action(fd, _CURL_EVENTS[events & _EPOLL_ALL])
+            elif fd in self._lingering:
+                self._let_go(fd)
         self._start_waiting()
-        if self._due_at is not None and self._due_at <= time.monotonic():
+        if self._due_at is not None and self._due_at <= self._clock.boot():
             self._due_at = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         self._collect()
@@ -116,7 +119,7 @@ class CurlLoop:
     def _patience(self) -> float:
         if self._due_at is None:
             return -1
-        return max(0.0, self._due_at - time.monotonic())
+        return max(0.0, self._due_at - self._clock.boot())
 
     def _start_waiting(self) -> None:
         waiting = self._waiting
@@ -124,7 +127,7 @@ class CurlLoop:
             job = waiting.popleft()
             try:
                 self._start(job)
-            except Exception as error:  # one request that cannot be made must not stop the others
+            except Exception as error:  # noqa: BLE001 - one request that cannot be made must not stop the others
                 self._settle(job, Unreachable(ErrorClass.INTERNAL_ERROR, repr(error)))
 
     def _start(self, job: Job) -> None:
@@ -163,7 +166,7 @@ class CurlLoop:
         return pin_of(host, port, job.addresses)
 
     def _collect(self) -> None:
-        queued, done, failed = self._multi.info_read()
+        _queued, done, failed = self._multi.info_read()
         for curl in done:
             self._finish(curl, 0, "")
         for curl, errno, detail in failed:
@@ -175,7 +178,7 @@ class CurlLoop:
         job = transfer.job
         try:
             result = transfer.finish(errno, detail)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - an answer that we fail to read must not stop the others
             result = Unreachable(ErrorClass.INTERNAL_ERROR, repr(error))
         if job is not None:
             self._settle(job, result)
@@ -203,19 +206,34 @@ class CurlLoop:
     # --- libcurl calls ---------------------------------------------------------------------------------------
 
     def _on_timer(self, milliseconds: int) -> None:
-        self._due_at = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
+        self._due_at = None if milliseconds < 0 else self._clock.boot() + milliseconds / 1000
 
     def _on_interest(self, what: int, fd: int, _multi: object, _data: object) -> None:
+        """Watch a socket as libcurl wants.
+
+        libcurl lets go of a connection after each answer. It stays in the epoll until the next request on it, which
+        saves a system call; the kernel itself takes it out when it is closed.
+        """
         if what == pycurl.POLL_REMOVE:
-            if self._interest.pop(fd, None) is not None:
-                self._epoll.unregister(fd)
+            self._watched.discard(fd)
+            self._lingering.add(fd)
             return
         wanted = _EPOLL_EVENTS[what]
-        if fd in self._interest:
-            self._epoll.modify(fd, wanted)
-        else:
+        try:
+            if fd in self._watched or fd in self._lingering:
+                self._epoll.modify(fd, wanted)
+            else:
+                self._epoll.register(fd, wanted)
+        except FileNotFoundError:  # another connection had this number, and was closed
             self._epoll.register(fd, wanted)
-        self._interest[fd] = wanted
+        self._lingering.discard(fd)
+        self._watched.add(fd)
+
+    def _let_go(self, fd: int) -> None:
+        """Stop watching an idle connection on which something happened; libcurl looks before it uses it again."""
+        self._lingering.discard(fd)
+        with contextlib.suppress(OSError):  # closed a moment ago, in this very turn
+            self._epoll.unregister(fd)
 
 
 _EPOLL_ALL = select.EPOLLIN | select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP

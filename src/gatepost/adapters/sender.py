@@ -63,7 +63,7 @@ class CurlSender:
             try:
                 if self._admit(job):
                     ready.append(job)
-            except Exception as error:  # a bug here must not cost the rest of the batch
+            except Exception as error:  # noqa: BLE001 - a bug here must not cost the rest of the batch
                 self._settle_soon(job, Unreachable(ErrorClass.INTERNAL_ERROR, repr(error)))
         if ready:
             thread.put(ready)
@@ -139,7 +139,7 @@ class CurlSender:
                 self._thread.put([job])
         except TimeoutError:
             self._settle_soon(job, Unreachable(ErrorClass.DNS, "no answer before the deadline"))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - every request is settled, whatever happens
             self._settle_soon(job, Unreachable(ErrorClass.INTERNAL_ERROR, repr(error)))
 
     def _settle_soon(self, job: Job, result: Outcome) -> None:

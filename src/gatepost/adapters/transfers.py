@@ -1,11 +1,12 @@
 """One HTTP attempt inside libcurl: what is asked of it, and what its answer means."""
 
+import functools
 import re
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
-from typing import Any
+from typing import Any, NamedTuple
 
 import pycurl
 
@@ -102,7 +103,7 @@ class Transfer:
         self._bug = "the pinned addresses were lost"
         return REFUSE_TO_RESOLVE
 
-    def on_open_socket(self, purpose: int, address: Any) -> "socket.socket | int":
+    def on_open_socket(self, _purpose: int, address: Any) -> "socket.socket | int":
         """Judge the real address of every connect once more; after a refusal no other address is tried."""
         ip, port = address.addr[0], address.addr[1]
         self._blocked = self._blocked or self._policy.refusal(ip_address(ip), port)
@@ -133,6 +134,7 @@ class Transfer:
     def _forget(self) -> None:
         self.job: Job | None = None
         self._lines: list[bytes] = []
+        self._fields: list[Field] = []
         self._head_bytes = 0
         self._interim = 0
         self._complete = False
@@ -155,15 +157,20 @@ class Transfer:
             return self._abort("the status line is malformed")
         self._status = int(status_line[1])
         if self._status >= 200:
-            fault = framing_fault(self._lines[1:])
-            if fault:
-                return self._abort(fault)
-            self._complete = True
-            return None
+            return self._final_head()
         self._interim += 1
         if self._status == 101 or self._interim > INTERIM_LIMIT:
             return self._abort("101 was not asked for" if self._status == 101 else "too many interim answers")
         self._lines = []
+        return None
+
+    def _final_head(self) -> int | None:
+        fields = [field for field in map(parse_field, self._lines[1:]) if field]
+        fault = framing_fault(fields) if len(fields) == len(self._lines) - 1 else "a header is malformed"
+        if fault:
+            return self._abort(fault)
+        self._fields = fields
+        self._complete = True
         return None
 
     def _outcome(self, errno: int, detail: str) -> "Outcome | Dropped":
@@ -184,7 +191,7 @@ class Transfer:
 
     def _response(self, *, broken: bool) -> Response:
         cut = self._body_bytes > len(self._body)
-        return Response(self._status, _kept_headers(self._lines[1:]), bytes(self._body), truncated=broken or cut)
+        return Response(self._status, _kept_headers(self._fields), bytes(self._body), truncated=broken or cut)
 
     def _configure(self, ca_file: str | None) -> None:
         for option, value in _OPTIONS:
@@ -199,32 +206,45 @@ class Transfer:
 
 
 def header_lines(headers: Sequence[tuple[str, str]]) -> list[str]:
-    """Return headers as libcurl wants them; an empty value is spelled with a semicolon, a colon would remove it.
+    """Return headers as libcurl wants them.
+
+    >>> header_lines([("X-Empty", "")])[0]  # with a colon, libcurl would leave it out
+    'X-Empty;'
 
     Raises: ValueError when a line break would smuggle in another header.
     """
-    lines = [f"{name}: {value}" if value else f"{name};" for name, value in headers]
-    if _BREAKS.search("".join(lines)):
+    lines = list(map(": ".join, headers))
+    text = "\n".join((*lines, ""))
+    if text.count("\n") != len(lines) or "\r" in text or "\0" in text:
         raise ValueError("a header holds a line break")
-    return [*lines, *_OWN_HEADERS]
+    if " \n" in text:  # rare, so that the usual request need not look at each value
+        lines = [f"{name}: {value}" if value.strip() else f"{name};" for name, value in headers]
+    lines += _OWN_HEADERS
+    return lines
 
 
-def framing_fault(lines: Sequence[bytes]) -> str | None:
+class Field(NamedTuple):
+    """One header field as it came."""
+
+    name: str
+    value: str
+    size: int
+
+
+@functools.lru_cache(maxsize=8192)  # a receiver's heads are all alike; each line is under `HEAD_LIMIT_BYTES`
+def parse_field(line: bytes) -> Field | None:
+    """Return the field in a line of a head; None when it is malformed."""
+    name, colon, value = line.decode("latin-1").partition(":")
+    return Field(name, value.strip(" \t\r\n"), len(line)) if colon and _TOKEN.fullmatch(name) else None
+
+
+def framing_fault(fields: Sequence[Field]) -> str | None:
     """Return what is wrong with how a head frames its body; libcurl forgives more than RFC 9112 section 6.3 does."""
-    lengths = set()
-    chunked = False
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        if not colon or not _TOKEN.fullmatch(name):
-            return "a header is malformed"
-        match name.lower():
-            case b"content-length":
-                lengths.add(value.strip())
-            case b"transfer-encoding":
-                if chunked or value.strip().lower() != b"chunked":
-                    return "the transfer coding is unknown"
-                chunked = True
-    if len(lengths) > 1 or (chunked and lengths):
+    lengths = {field.value for field in fields if field.name.lower() == "content-length"}
+    codings = [field.value.lower() for field in fields if field.name.lower() == "transfer-encoding"]
+    if codings and codings != ["chunked"]:
+        return "the transfer coding is unknown"
+    if len(lengths) + len(codings) > 1:
         return "the length is given twice"
     return None if all(map(_DIGITS.fullmatch, lengths)) else "the length is malformed"
 
@@ -236,15 +256,14 @@ class _Handed(socket.socket):
         self.close()
 
 
-def _kept_headers(lines: Sequence[bytes]) -> tuple[tuple[str, str], ...]:
+def _kept_headers(fields: Sequence[Field]) -> tuple[tuple[str, str], ...]:
     kept = []
-    size = 0
-    for line in lines:
-        size += len(line)
-        if size > KEPT_HEADERS_BYTES:
+    room = KEPT_HEADERS_BYTES
+    for name, value, size in fields:
+        room -= size
+        if room < 0:
             break
-        name, _, value = line.decode("latin-1").partition(":")
-        kept.append((name, value.strip()))
+        kept.append((name, value))
     return tuple(kept)
 
 
@@ -255,9 +274,8 @@ def pin_of(host: str, port: int, addresses: Sequence[IpAddress]) -> str:
 
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?=[ \r\n])")
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_DIGITS = re.compile(rb"[0-9]{1,18}")
-_BREAKS = re.compile(r"[\r\n\0]")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_DIGITS = re.compile(r"[0-9]{1,18}")
 _OWN_HEADERS = ("Accept-Encoding: identity", "Expect:")
 
 _OPTIONS: tuple[tuple[int, Any], ...] = (
