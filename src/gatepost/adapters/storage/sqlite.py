@@ -55,7 +55,7 @@ class SqliteStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes):
         path: Path,
         *,
         box: SecretBox,
-        on_death: Callable[[BaseException], None],
+        on_death: Callable[[BaseException], None] = lambda _: None,
         clock: Clock | None = None,
     ) -> "SqliteStore":
         """Open a database file, made when it is missing, and bring it to this version's schema.
