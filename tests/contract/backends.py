@@ -1,0 +1,90 @@
+"""The backends that the contract runs on, each with what only it can know: how to be made, reopened and looked into."""
+
+import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from gatepost.domain.deliveries import QueuedDelivery
+from gatepost.ports import AccountStore, DeliveryLog, LaneStore, TaskStore, WebhookStore
+
+SECRET_KEY = bytes(range(32))
+
+
+class Store(AccountStore, TaskStore, WebhookStore, DeliveryLog, LaneStore, Protocol):
+    """One handle on a store, as one process has it."""
+
+    on_queued: Callable[[list[QueuedDelivery]], None]
+
+    async def close(self) -> None: ...
+
+
+class Backend(ABC):
+    """The data of one test, named by its folder. Every `open` gives one more handle on it, as a process has."""
+
+    name: ClassVar[str]
+    sees_death: ClassVar[bool]  # an owner that was killed is known to be dead before its leases end
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.deaths: list[BaseException] = []  # of threads that stores run
+        self._handles: list[Store] = []
+
+    @staticmethod
+    def missing() -> str | None:
+        """Say what is missing to run on this backend; None when it can run."""
+        return None
+
+    async def open(self) -> Store:
+        store = await self._open()
+        self._handles.append(store)
+        return store
+
+    async def reopen(self) -> Store:
+        """Close every handle, as if each process had stopped, and open a new one."""
+        await self.close()
+        return await self.open()
+
+    async def close(self) -> None:
+        while self._handles:
+            await self._handles.pop().close()
+        assert self.deaths == []
+
+    @abstractmethod
+    async def _open(self) -> Store: ...
+
+    @abstractmethod
+    def bytes_at_rest(self) -> bytes | None:
+        """Return every byte an embedded backend has written; None when they lie with a server."""
+
+    @abstractmethod
+    async def lose_hint(self, webhook_id: str) -> None:
+        """Make a lane due never, as a crash between a commit and its poke leaves it."""
+
+
+class SqliteBackend(Backend):
+    name = "sqlite"
+    sees_death = True
+
+    async def _open(self) -> Store:
+        from gatepost.adapters.secretbox import SecretBox
+        from gatepost.adapters.storage.sqlite import SqliteStore
+
+        return await SqliteStore.open(self._path, box=SecretBox(SECRET_KEY), on_death=self.deaths.append)
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / "gatepost.db"
+
+    def bytes_at_rest(self) -> bytes:
+        return b"".join(path.read_bytes() for path in sorted(self.folder.rglob("*")) if path.is_file())
+
+    async def lose_hint(self, webhook_id: str) -> None:
+        never = 253_402_300_799_999  # milliseconds, the end of the year 9999
+        with closing(sqlite3.connect(self._path, timeout=10)) as connection, connection:
+            connection.execute("UPDATE lanes SET due_at = ? WHERE webhook_id = ?", (never, webhook_id))
+
+
+BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in (SqliteBackend,)}

@@ -1,0 +1,128 @@
+"""What contract tests do before they get to their point. Each step asserts that it went well."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from tests.builders import (
+    GROUP_ID,
+    make_delivery,
+    make_outcomes,
+    make_progress,
+    make_settled,
+    make_task_change,
+    make_webhook,
+)
+from tests.contract.backends import Store
+from tests.fakes import NOW
+
+from gatepost.domain.deliveries import Delivery, Outcome, QueuedDelivery
+from gatepost.domain.tasks import Task, TaskChange
+from gatepost.domain.webhooks import Webhook, with_changes
+from gatepost.ports import DeliveryDetail, LaneRead, LeasedLane, Release, Saved
+
+LEASE = timedelta(seconds=30)
+SECOND = timedelta(seconds=1)
+HOUR = timedelta(hours=1)
+ADA, EVE = "owner-ada", "owner-eve"
+
+
+async def add_webhook(store: Store, group_id: str = GROUP_ID, **changes: Any) -> Webhook:
+    webhook = make_webhook(group_id=group_id, **changes)
+    assert await store.add_webhook(group_id, webhook, quota=1_000) is Saved.DONE
+    return webhook
+
+
+async def edit_webhook(store: Store, webhook: Webhook, *, now: datetime = NOW, **changes: Any) -> Webhook:
+    edited = with_changes(webhook, now=now, **changes)
+    assert await store.save_webhook(webhook.group_id, edited) is Saved.DONE
+    return edited
+
+
+async def save(store: Store, change: TaskChange, *deliveries: Delivery) -> Saved:
+    """Save a change, matched against the webhooks as they are now."""
+    group_id = change.task.group_id
+    version = (await store.subscriptions(group_id)).version
+    return await store.save_change(group_id, change, deliveries, webhooks_version=version)
+
+
+async def add_task(store: Store, **fields: Any) -> Task:
+    change = make_task_change(**fields)
+    assert await save(store, change) is Saved.DONE
+    return change.task
+
+
+async def emit(store: Store, *webhooks: Webhook, at: datetime = NOW, due_at: datetime | None = None) -> list[Delivery]:
+    """Create a task whose event is owed to these webhooks, due at once or when it is said."""
+    change = make_task_change(at=at, group_id=webhooks[0].group_id)
+    progress = make_progress(next_attempt_at=due_at or at)
+    deliveries = [make_delivery(change.event, webhook, progress=progress) for webhook in webhooks]
+    assert await save(store, change, *deliveries) is Saved.DONE
+    return deliveries
+
+
+async def emit_one(store: Store, webhook: Webhook, **moments: datetime) -> Delivery:
+    (delivery,) = await emit(store, webhook, **moments)
+    return delivery
+
+
+async def lease(store: Store, owner: str = ADA, *, now: datetime = NOW, limit: int = 100) -> dict[str, LeasedLane]:
+    leased = await store.lease_lanes(owner, limit=limit, now=now, lease=LEASE)
+    return {lane.webhook_id: lane for lane in leased.lanes}
+
+
+async def lease_one(store: Store, webhook: Webhook, owner: str = ADA, *, now: datetime = NOW) -> LeasedLane:
+    return (await lease(store, owner, now=now))[webhook.id]
+
+
+async def read(store: Store, webhook: Webhook, *, now: datetime = NOW, limit: int = 100) -> LaneRead:
+    return (await store.read_lanes({webhook.id: limit}, now=now))[webhook.id]
+
+
+async def read_one(store: Store, webhook: Webhook, *, now: datetime = NOW) -> QueuedDelivery:
+    (queued,) = (await read(store, webhook, now=now)).deliveries
+    return queued
+
+
+async def release(store: Store, lane: LeasedLane, *, pokes: int) -> bool:
+    given_back = await store.release_lanes([Release(lane.webhook_id, lane.token, pokes)])
+    assert given_back <= {lane.webhook_id}
+    return lane.webhook_id in given_back
+
+
+async def give_back(store: Store, webhook: Webhook, lane: LeasedLane, *, now: datetime = NOW) -> None:
+    """Release a lane as its owner does: look at it a last time, then let go."""
+    assert await release(store, lane, pokes=(await read(store, webhook, now=now)).pokes)
+
+
+async def webhook_due_at(store: Store, due_at: datetime) -> Webhook:
+    """Add a webhook whose lane nobody has, due at this moment."""
+    webhook = await add_webhook(store)
+    await emit_one(store, webhook, due_at=due_at)
+    leased = await lease(store)
+    await give_back(store, webhook, leased.pop(webhook.id))
+    for other in leased:
+        assert await store.release_lanes([Release(other, leased[other].token, await pokes_of(store, other))])
+    return webhook
+
+
+async def pokes_of(store: Store, webhook_id: str) -> int:
+    return (await store.read_lanes({webhook_id: 1}, now=NOW))[webhook_id].pokes
+
+
+async def record(
+    store: Store, lane: LeasedLane, queued: QueuedDelivery, outcome: Outcome, *, at: datetime = NOW, **changes: Any
+) -> set[str]:
+    """Record the next attempt of a delivery."""
+    batch = [make_outcomes(lane, [make_settled(queued, outcome, at=at)], **changes)]
+    return await store.record_attempts(batch, now=at)
+
+
+async def detail(store: Store, delivery: Delivery | QueuedDelivery) -> DeliveryDetail:
+    found = await store.delivery(delivery.group_id, delivery.webhook_id, delivery.id)
+    assert found is not None
+    return found
+
+
+def ids(items: Sequence[Any]) -> list[str]:
+    return [item.id for item in items]
