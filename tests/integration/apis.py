@@ -1,0 +1,202 @@
+"""The HTTP API in this process, over a real SQLite store; the engine is off, so that what is queued stays queued."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from tests.fakes import NumberedChance
+
+from gatepost.adapters.resolver import Resolver
+from gatepost.adapters.secretbox import SecretBox
+from gatepost.adapters.sender import CurlSender
+from gatepost.adapters.storage.sqlite import SqliteStore
+from gatepost.adapters.system import SystemClock
+from gatepost.api.app import Services, create_app
+from gatepost.domain.deliveries import QueuedDelivery
+from gatepost.domain.groups import Group, Role
+from gatepost.domain.network import TargetPolicy
+from gatepost.ports import Clock, Sender
+from gatepost.services.accounts import Accounts
+from gatepost.services.deliveries import Deliveries
+from gatepost.services.tasks import Tasks
+from gatepost.services.webhooks import Webhooks
+
+POLICY = TargetPolicy(allowed_networks=(ip_network("127.0.0.1/32"),), own_listeners=frozenset({("127.0.0.1", 1)}))
+USER_AGENT = "Gatepost/test"
+
+
+class Hints:
+    """Keeps what the engine would have been told."""
+
+    def __init__(self) -> None:
+        self.changed: list[str] = []
+        self.handed_over: list[QueuedDelivery] = []
+
+    def hand_over(self, deliveries: Sequence[QueuedDelivery]) -> None:
+        self.handed_over.extend(deliveries)
+
+    def webhook_changed(self, webhook_id: str) -> None:
+        self.changed.append(webhook_id)
+
+
+@dataclass
+class Client:
+    """One caller: a key, or none."""
+
+    http: httpx2.AsyncClient
+    key: str | None = None
+
+    async def __call__(self, method: str, path: str, **request: Any) -> httpx2.Response:
+        headers = {**({"Authorization": f"Bearer {self.key}"} if self.key else {}), **request.pop("headers", {})}
+        return await self.http.request(method, path, headers=headers, **request)
+
+    async def get(self, path: str, **request: Any) -> httpx2.Response:
+        return await self("GET", path, **request)
+
+    async def post(self, path: str, json: Any = None, **request: Any) -> httpx2.Response:
+        return await self("POST", path, json={} if json is None else json, **request)
+
+    async def put(self, path: str, json: Any, **request: Any) -> httpx2.Response:
+        return await self("PUT", path, json=json, **request)
+
+    async def patch(self, path: str, json: Any, **request: Any) -> httpx2.Response:
+        return await self("PATCH", path, json=json, **request)
+
+    async def delete(self, path: str, **request: Any) -> httpx2.Response:
+        return await self("DELETE", path, **request)
+
+
+@dataclass
+class Api:
+    """An API with two groups: ours, with an admin and a member, and another."""
+
+    app: Any
+    services: Services
+    store: SqliteStore
+    folder: Path
+    hints: Hints
+    group: Group
+    admin: Client
+    member: Client
+    stranger: Client
+    other_group: Group
+    other_admin: Client
+    _made: int = field(default=0)
+
+    async def new_task(self, **fields: Any) -> dict[str, Any]:
+        return expect(await self.member.post("/api/tasks", {"title": "Water the plants", **fields}), 201)
+
+    async def new_webhook(self, **fields: Any) -> dict[str, Any]:
+        self._made += 1
+        body = {"name": f"Hook {self._made}", "targetUrl": "https://hooks.example.com/in", "events": ["*"], **fields}
+        return expect(await self.admin.post("/api/integrations/webhooks", body), 201)
+
+    async def deliveries_of(self, webhook_id: str) -> list[dict[str, Any]]:
+        page = await self.admin.get(f"/api/integrations/webhooks/{webhook_id}/deliveries")
+        return list(expect(page, 200)["items"])
+
+
+@asynccontextmanager
+async def opened_api(folder: Path, *, clock: Clock | None = None, sender: Sender | None = None) -> AsyncIterator[Api]:
+    clock, chance, hints = clock or SystemClock(), NumberedChance(), Hints()
+    store = await SqliteStore.open(folder / "gatepost.db", box=SecretBox(bytes(32)), on_death=_raise)
+    sender = sender or CurlSender(POLICY, Resolver(clock), clock, on_thread_death=_raise)
+    services = Services(
+        accounts=Accounts(store, clock, chance),
+        tasks=Tasks(store, store, clock, chance),
+        webhooks=Webhooks(store, hints, POLICY, clock, chance, quota=5),
+        deliveries=Deliveries(store, store, sender, POLICY, clock, chance, USER_AGENT),
+    )
+    app = create_app(services, clock=clock, ready=lambda: True)
+    transport = httpx2.ASGITransport(app=app)
+    try:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://gatepost.test") as http:
+            ours = await services.accounts.create_group("Ours")
+            theirs = await services.accounts.create_group("Theirs")
+
+            async def client(group: Group, role: Role) -> Client:
+                return Client(http, (await services.accounts.create_key(group.id, role)).text)
+
+            yield Api(
+                app=app,
+                services=services,
+                store=store,
+                folder=folder,
+                hints=hints,
+                group=ours,
+                admin=await client(ours, Role.ADMIN),
+                member=await client(ours, Role.MEMBER),
+                stranger=Client(http),
+                other_group=theirs,
+                other_admin=await client(theirs, Role.ADMIN),
+            )
+    finally:
+        await services.accounts.close()
+        await sender.close()
+        await store.close()
+
+
+def expect(response: httpx2.Response, status: int) -> Any:
+    assert response.status_code == status, response.text
+    return response.json()
+
+
+def problem(response: httpx2.Response, status: int, code: str) -> dict[str, Any]:
+    """Return the problem document of an answer, its common parts checked."""
+    document: dict[str, Any] = expect(response, status)
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (document["type"], document["status"], document["code"]) == (f"/problems/{code}", status, code)
+    assert document["title"]
+    assert document["detail"]
+    return document
+
+
+def fields_of(document: dict[str, Any]) -> list[str]:
+    """Return which fields a problem names."""
+    return [".".join(map(str, error["loc"])) for error in document["errors"]]
+
+
+@dataclass
+class Received:
+    head: str
+    body: bytes
+
+
+@dataclass
+class Receiver:
+    """A receiver on loopback that answers everything the same way."""
+
+    port: int
+    received: list[Received]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/in"
+
+
+@asynccontextmanager
+async def receiving(answer: bytes = b"HTTP/1.1 204 No Content\r\n\r\n") -> AsyncIterator[Receiver]:
+    received: list[Received] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = next(line for line in head.split("\r\n") if line.lower().startswith("content-length:"))
+        received.append(Received(head, await reader.readexactly(int(length.split(":")[1]))))
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield Receiver(server.sockets[0].getsockname()[1], received)
+    finally:
+        server.close()
+
+
+def _raise(error: BaseException) -> None:
+    raise error
