@@ -26,14 +26,14 @@ from gatepost.adapters.secretbox import SecretBox, key_file
 from gatepost.adapters.sender import CurlSender
 from gatepost.adapters.storage.sqlite import SqliteStore
 from gatepost.adapters.system import SystemChance, SystemClock
-from gatepost.api.app import create_app
-from gatepost.api.calls import Services
 from gatepost.config import InvalidSettings, Settings
 from gatepost.domain.deliveries import QueuedDelivery
+from gatepost.domain.errors import NotFound
+from gatepost.domain.groups import Role
 from gatepost.domain.network import TargetPolicy
 from gatepost.engine.engine import Engine
 from gatepost.ports import Chance, Clock, EngineHints
-from gatepost.services.accounts import Accounts
+from gatepost.services.accounts import Accounts, NewKey
 from gatepost.services.deliveries import Deliveries
 from gatepost.services.tasks import Tasks
 from gatepost.services.webhooks import Webhooks
@@ -49,7 +49,6 @@ class Gatepost:
     """One process, put together and running."""
 
     app: ASGIApp
-    services: Services
     stop: Callable[[], None]  # start no more deliveries; leaving the context waits for those under way
 
 
@@ -75,16 +74,13 @@ async def running(
     _log_settings(settings)
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(delivery_parts(settings, listeners=listeners))
-        engine = _engine(parts) if with_engine else None
-        services = _services(parts, engine or _NoEngine())
-        stack.push_async_callback(services.accounts.close)
-        if engine is None:
-            yield Gatepost(create_app(services, clock=parts.clock, ready=lambda: True), services, stop=lambda: None)
-        else:
-            parts.store.on_queued = engine.hand_over
-            task = await stack.enter_async_context(_delivering(engine, settings))
-            app = create_app(services, clock=parts.clock, ready=lambda: not task.done())
-            yield Gatepost(app, services, stop=engine.stop)
+        engine = _engine(parts) if with_engine else _NoEngine()
+        parts.store.on_queued = engine.hand_over
+        task = await stack.enter_async_context(_delivering(engine, settings))
+        # In a thread, because loading the web framework is the slowest part of a start: deliveries do not wait for it.
+        app, accounts = await asyncio.to_thread(_api, parts, engine, ready=lambda: not task.done())
+        stack.push_async_callback(accounts.close)
+        yield Gatepost(app, stop=engine.stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +122,34 @@ async def opened_store(settings: Settings) -> AsyncIterator[SqliteStore]:
         await store.close()
 
 
-def accounts_of(store: SqliteStore) -> Accounts:
-    """Return the accounts of a store that no server need be running on."""
-    return Accounts(store, SystemClock(), SystemChance())
+async def create_key(settings: Settings, group_name: str, role: Role, *, create_group: bool) -> NewKey:
+    """Make an API key straight in the store, whether a server is running on it or not.
+
+    Raises: NotFound, when there is no such group and it is not to be made; whatever `opened_store` raises.
+    """
+    async with opened_store(settings) as store:
+        accounts = Accounts(store, SystemClock(), SystemChance())
+        group = await accounts.group_named(group_name)
+        if group is None:
+            if not create_group:
+                raise NotFound(f"There is no group named {group_name!r}: add --create-group to make it.")
+            group = await accounts.create_group(group_name)
+        return await accounts.create_key(group.id, role)
 
 
 class _NoEngine:
-    """Takes the hints meant for an engine when another process has it; that one finds the work in the store."""
+    """Stands in for an engine that runs in another process, and finds the work in the store."""
+
+    in_flight = 0
+
+    def __init__(self) -> None:
+        self._stopped = asyncio.Event()
+
+    async def run(self) -> None:
+        await self._stopped.wait()
+
+    def stop(self) -> None:
+        self._stopped.set()
 
     def hand_over(self, deliveries: Sequence[QueuedDelivery]) -> None:
         pass
@@ -169,14 +186,17 @@ def _sender(settings: Settings, policy: TargetPolicy, clock: Clock) -> CurlSende
     )
 
 
-def _services(parts: Parts, hints: EngineHints) -> Services:
+def _api(parts: Parts, hints: EngineHints, *, ready: Callable[[], bool]) -> tuple[ASGIApp, Accounts]:
+    from gatepost.api.app import Services, create_app
+
     store, clock, chance = parts.store, parts.clock, parts.chance
-    return Services(
+    services = Services(
         accounts=Accounts(store, clock, chance),
         tasks=Tasks(store, store, clock, chance),
         webhooks=Webhooks(store, hints, parts.policy, clock, chance, https_only=parts.settings.https_only),
         deliveries=Deliveries(store, store, parts.sender, parts.policy, clock, chance, USER_AGENT),
     )
+    return create_app(services, clock=clock, ready=ready), services.accounts
 
 
 def _engine(parts: Parts) -> Engine:
@@ -193,7 +213,7 @@ def _engine(parts: Parts) -> Engine:
 
 
 @asynccontextmanager
-async def _delivering(engine: Engine, settings: Settings) -> AsyncIterator["asyncio.Task[None]"]:
+async def _delivering(engine: Engine | _NoEngine, settings: Settings) -> AsyncIterator["asyncio.Task[None]"]:
     """Run the engine; on leaving, stop it and wait for what is under way, up to the deadline."""
     task = asyncio.create_task(engine.run(), name="engine")
     task.add_done_callback(_die_of_a_bug)

@@ -6,6 +6,7 @@ import socket
 import sys
 from collections.abc import Coroutine
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -19,7 +20,6 @@ from gatepost.domain.errors import GatepostError, InvalidInput
 from gatepost.domain.groups import Role
 from gatepost.domain.signatures import SigningKey, parse_secret, sign_plain, sign_standard
 from gatepost.receiver import Message, Received, Receiver
-from gatepost.services.accounts import NewKey
 from gatepost.serving import CannotListen
 
 T = TypeVar("T")
@@ -60,6 +60,9 @@ class Scheme(StrEnum):
 
 def main() -> None:
     """Run the command; whatever can go wrong outside of us is told in one sentence, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a check mark must not end us on a terminal that has none
     try:
         app()
     except (InvalidSettings, InvalidInput) as error:
@@ -113,7 +116,7 @@ def create_key(
     as_json: JsonOption = False,
 ) -> None:
     """Make an API key, straight in the store, whether a server is running on it or not. It is shown this once."""
-    made = _run(_create_key(_settings(store=store), group, role, create_group=create_group))
+    made = _run(bootstrap.create_key(_settings(store=store), group, role, create_group=create_group))
     if as_json:
         typer.echo(json.dumps({"key": made.text, "groupId": made.key.group_id, "keyId": made.key.id}))
     else:
@@ -219,20 +222,23 @@ def verify(
     raise typer.Exit(0 if valid else EXIT_FAILED)
 
 
+@app.command()
+def demo(
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the API; else 8000, or a free one when that is taken.")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="End after so many seconds; else with Ctrl-C.")] = None,
+) -> None:
+    """Show all of it at once: a throw-away store, live traffic, receivers that fail, and deliveries that succeed."""
+    logs.configure(level="error", format=None)
+    from gatepost.demo import demo
+
+    _run(demo(port, seconds))
+
+
 async def _migrate(settings: Settings) -> None:
     async with bootstrap.opened_store(settings):
         pass
-
-
-async def _create_key(settings: Settings, group_name: str, role: Role, *, create_group: bool) -> NewKey:
-    async with bootstrap.opened_store(settings) as store:
-        accounts = bootstrap.accounts_of(store)
-        group = await accounts.group_named(group_name)
-        if group is None:
-            if not create_group:
-                _fail(f"There is no group named {group_name!r}: add --create-group to make it.", EXIT_FAILED)
-            group = await accounts.create_group(group_name)
-        return await accounts.create_key(group.id, role)
 
 
 async def _listen(app: Receiver, listener: socket.socket) -> None:

@@ -254,6 +254,11 @@ class Receiver:
         return Received(self._count, path, message, findings, repeated)
 
 
+async def not_found(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """Answer for paths that nobody receives at."""
+    await _answer(send, 404, b"Nobody receives here.\n")
+
+
 async def _read(receive: Receive) -> bytes | None:
     body = bytearray()
     while True:

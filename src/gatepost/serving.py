@@ -76,6 +76,7 @@ async def listening(app: ASGIApp, listener: socket.socket, *, grace_seconds: flo
     server = _Server(
         uvicorn.Config(
             app,
+            interface="asgi3",
             log_config=None,
             access_log=False,
             proxy_headers=False,  # an X-Forwarded-For is believed by nobody here, not even from loopback
