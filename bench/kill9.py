@@ -49,8 +49,8 @@ class Receiver:
                 self.last_connected = max(self.last_connected, connected)
                 await asyncio.sleep(RECEIVER_DELAY_SECONDS)
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass  # the sender was killed
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
+            pass  # the sender was killed, or this bench is over
         finally:
             writer.close()
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gatepost.adapters.storage.sqlite import SqliteStore
 from tests.builders import accepted, make_delivery, make_group, make_task_change, make_webhook
 from tests.fakes import FakeClock, NumberedChance, ScriptedSender
 
 from gatepost.adapters.secretbox import SecretBox
+from gatepost.adapters.storage.sqlite import SqliteStore
 from gatepost.domain.deliveries import DeadReason, Delivery, ErrorClass, Refused, Response, Status, replayed
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.retry import RetryPolicy

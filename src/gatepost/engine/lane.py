@@ -6,7 +6,7 @@ Moments are seconds of `Clock.boot`, except where a name ends in `_at`.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from enum import Enum
 
@@ -44,7 +44,7 @@ class Lane:
         self.buffer: deque[QueuedDelivery] = deque()
         self.known: set[str] = set()
         self.presumed: set[str] = set()  # written as failed ahead of sending, see `must_presume`
-        self.in_flight = 0
+        self.in_flight = 0  # started, and not yet recorded
         # An owner that died may have died of what it was sending: feel the way, one at a time.
         self.window = 1 if leased.unclean else leased.window
 
@@ -172,8 +172,7 @@ class Lane:
             self.forget([delivery.id])
 
     def settle(self, outcome: Outcome) -> None:
-        """Count an attempt as over and adapt the window: one more for a success, half for a sign of overload."""
-        self.in_flight -= 1
+        """Adapt the window to an outcome: one more for a success, half for a sign of overload."""
         if isinstance(outcome, Accepted):
             self.window = min(self.window + 1, self.webhook.max_concurrency)
         elif slows_down(outcome):
@@ -184,8 +183,12 @@ class Lane:
         if self._look_from is None or moment < self._look_from:
             self._look_from = moment
 
-    def recorded(self, delivery_ids: Iterable[str], *, boot: float) -> None:
-        """Let go of deliveries whose outcomes are committed."""
+    def recorded(self, delivery_ids: Collection[str], *, boot: float) -> None:
+        """Let go of deliveries whose outcomes are committed.
+
+        Only now do they make room in the window: so a process that is killed repeats no more than a window of them.
+        """
+        self.in_flight -= len(delivery_ids)
         self.unclean = 0
         self.forget(delivery_ids)
         self._idle_since = boot
