@@ -1,6 +1,5 @@
 """The HTTP API in this process, over a real SQLite store; the engine is off, so that what is queued stays queued."""
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -159,43 +158,6 @@ def problem(response: httpx2.Response, status: int, code: str) -> dict[str, Any]
 def fields_of(document: dict[str, Any]) -> list[str]:
     """Return which fields a problem names."""
     return [".".join(map(str, error["loc"])) for error in document["errors"]]
-
-
-@dataclass
-class Received:
-    head: str
-    body: bytes
-
-
-@dataclass
-class Receiver:
-    """A receiver on loopback that answers everything the same way."""
-
-    port: int
-    received: list[Received]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/in"
-
-
-@asynccontextmanager
-async def receiving(answer: bytes = b"HTTP/1.1 204 No Content\r\n\r\n") -> AsyncIterator[Receiver]:
-    received: list[Received] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        length = next(line for line in head.split("\r\n") if line.lower().startswith("content-length:"))
-        received.append(Received(head, await reader.readexactly(int(length.split(":")[1]))))
-        writer.write(answer)
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield Receiver(server.sockets[0].getsockname()[1], received)
-    finally:
-        server.close()
 
 
 def _raise(error: BaseException) -> None:

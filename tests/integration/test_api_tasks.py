@@ -213,7 +213,7 @@ async def test_a_task_that_is_not_right_names_its_fields(api: Api, body: dict[st
 @pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=x", "status=done", "assignedTo=ada"])
 async def test_a_parameter_that_is_not_right_is_named(api: Api, query: str) -> None:
     answer = await api.member.get(f"/api/tasks?{query}")
-    assert fields_of(problem(answer, 422, "validation_failed")) == [query.split("=")[0]]
+    assert fields_of(problem(answer, 422, "validation_failed")) == [query.partition("=")[0]]
 
 
 @pytest.mark.parametrize("cursor", ["x", "%00", "dHNr", "dHNrX3g", "====", "ä"])

@@ -192,16 +192,11 @@ def _joined(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
     values: dict[str, tuple[str, list[str]]] = {}
     for name, value in headers:
         values.setdefault(name.lower(), (name, []))[1].append(value)
-    return {_clean(name): _clean(", ".join(listed)) for name, listed in values.values()}
+    return {name: ", ".join(listed) for name, listed in values.values()}
 
 
 def _text(body: bytes) -> str:
     return body.decode("utf-8", "replace")
-
-
-def _clean(text: str) -> str:
-    """Return text that UTF-8 can carry: what a receiver sends may hold half a surrogate pair."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def _moment(moment: datetime | None) -> str | None:
