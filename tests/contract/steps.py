@@ -1,6 +1,7 @@
 """What contract tests do before they get to their point. Each step asserts that it went well."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.builders import (
     make_settled,
     make_task_change,
     make_webhook,
+    refused,
 )
 from tests.contract.backends import Store
 from tests.fakes import NOW
@@ -19,7 +21,7 @@ from tests.fakes import NOW
 from gatepost.domain.deliveries import Delivery, Outcome, QueuedDelivery
 from gatepost.domain.tasks import Task, TaskChange
 from gatepost.domain.webhooks import Webhook, with_changes
-from gatepost.ports import DeliveryDetail, LaneRead, LeasedLane, Release, Saved
+from gatepost.ports import DeliveryDetail, LaneRead, LeasedLane, Release, Saved, Settled
 
 LEASE = timedelta(seconds=30)
 SECOND = timedelta(seconds=1)
@@ -96,14 +98,24 @@ async def give_back(store: Store, webhook: Webhook, lane: LeasedLane, *, now: da
 
 
 async def webhook_due_at(store: Store, due_at: datetime) -> Webhook:
-    """Add a webhook whose lane nobody has, due at this moment."""
+    """Add a webhook that was tried, and failed, and whose lane was given back until its retry at this moment."""
     webhook = await add_webhook(store)
-    await emit_one(store, webhook, due_at=due_at)
+    await emit_one(store, webhook)
     leased = await lease(store)
-    await give_back(store, webhook, leased.pop(webhook.id))
-    for other in leased:
-        assert await store.release_lanes([Release(other, leased[other].token, await pokes_of(store, other))])
+    failed = make_settled(await read_one(store, webhook), refused())
+    retried = replace(failed, progress=replace(failed.progress, next_attempt_at=due_at))
+    await record_settled(store, leased[webhook.id], retried)
+    for webhook_id, lane in leased.items():
+        assert await release(store, lane, pokes=await pokes_of(store, webhook_id))
     return webhook
+
+
+async def leased_with_one(store: Store) -> tuple[Webhook, LeasedLane, Delivery, QueuedDelivery]:
+    """Return a webhook, its lane leased, and its one delivery, as listed and as read."""
+    webhook = await add_webhook(store)
+    delivery = await emit_one(store, webhook)
+    lane = await lease_one(store, webhook)
+    return webhook, lane, delivery, await read_one(store, webhook)
 
 
 async def pokes_of(store: Store, webhook_id: str) -> int:
@@ -114,8 +126,12 @@ async def record(
     store: Store, lane: LeasedLane, queued: QueuedDelivery, outcome: Outcome, *, at: datetime = NOW, **changes: Any
 ) -> set[str]:
     """Record the next attempt of a delivery."""
-    batch = [make_outcomes(lane, [make_settled(queued, outcome, at=at)], **changes)]
-    return await store.record_attempts(batch, now=at)
+    return await record_settled(store, lane, make_settled(queued, outcome, at=at), **changes)
+
+
+async def record_settled(store: Store, lane: LeasedLane, *settled: Settled, **changes: Any) -> set[str]:
+    now = max((each.attempt.started_at for each in settled), default=NOW)
+    return await store.record_attempts([make_outcomes(lane, settled, **changes)], now=now)
 
 
 async def detail(store: Store, delivery: Delivery | QueuedDelivery) -> DeliveryDetail:

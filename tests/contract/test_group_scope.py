@@ -1,0 +1,203 @@
+"""Every method that takes a group first sees and changes that group only."""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import pytest
+from tests.builders import (
+    GROUP_ID,
+    make_attempt,
+    make_delivery,
+    make_event,
+    make_group,
+    make_key,
+    make_occasion,
+    make_progress,
+    make_task_change,
+    make_webhook,
+    new_id,
+)
+from tests.contract.backends import Store
+from tests.contract.steps import add_webhook, detail, pokes_of, save
+from tests.fakes import NOW
+
+from gatepost import ports
+from gatepost.domain import tasks
+from gatepost.domain.deliveries import Delivery, replayed
+from gatepost.domain.events import Event
+from gatepost.domain.tasks import Task
+from gatepost.domain.webhooks import Webhook, with_changes
+from gatepost.ports import DeliveryQuery, Page, Saved, TaskQuery
+
+STORE_PORTS = [ports.AccountStore, ports.TaskStore, ports.WebhookStore, ports.DeliveryLog, ports.LaneStore]
+NOTHING = Page(items=[], next_cursor=None)
+LATER = NOW + timedelta(seconds=1)
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What one group has, and a strange group asks for."""
+
+    task: Task
+    webhook: Webhook
+    event: Event
+    delivery: Delivery
+
+
+@pytest.fixture
+async def theirs(store: Store) -> Belongings:
+    webhook = await add_webhook(store)
+    change = make_task_change()
+    delivery = make_delivery(change.event, webhook)
+    await save(store, change, delivery)
+    return Belongings(change.task, webhook, change.event, delivery)
+
+
+@pytest.fixture
+async def stranger(store: Store) -> str:
+    group = make_group(name="strangers")
+    await store.add_group(group)
+    return group.id
+
+
+def methods_by_group() -> set[str]:
+    return {
+        name
+        for port in STORE_PORTS
+        for name, method in inspect.getmembers(port, inspect.isfunction)
+        if not name.startswith("_") and list(inspect.signature(method).parameters)[1:2] == ["group_id"]
+    }
+
+
+async def start_their_task(store: Store, stranger: str, theirs: Belongings) -> object:
+    change = tasks.start(theirs.task, make_occasion())
+    version = (await store.subscriptions(stranger)).version
+    return await store.save_change(stranger, change, [], webhooks_version=version)
+
+
+async def add_a_key(store: Store, stranger: str, theirs: Belongings) -> object:
+    key = make_key(group_id=stranger)
+    await store.add_key(stranger, key)
+    return await store.key(key.id) == key
+
+
+async def subscribe_to_nothing(store: Store, stranger: str, theirs: Belongings) -> object:
+    return list((await store.subscriptions(stranger)).items)
+
+
+async def replay_their_event(store: Store, stranger: str, theirs: Belongings) -> object:
+    replay = replayed(theirs.delivery, new_id("dlv"), max_attempts=3, now=NOW)
+    return await store.add_replay(stranger, replace(replay, group_id=stranger))
+
+
+async def send_a_test(store: Store, stranger: str, theirs: Belongings) -> object:
+    webhook = await add_webhook(store, group_id=stranger)
+    event = make_event(event="webhook.test", group_id=stranger, tasks=())
+    delivery = make_delivery(event, webhook, progress=make_progress(next_attempt_at=None, finished_at=NOW))
+    await store.add_test(stranger, event, delivery, make_attempt())
+    return await store.delivery(GROUP_ID, webhook.id, delivery.id)
+
+
+Call = Callable[[Store, str, Belongings], Awaitable[object]]
+
+# What a strange group asks about somebody's belongings, and what it is told.
+ASKED: dict[str, tuple[Call, object]] = {
+    "task": (lambda store, group, theirs: store.task(group, theirs.task.id), None),
+    "history": (lambda store, group, theirs: listed(store.history(group, theirs.task.id)), []),
+    "tasks": (lambda store, group, theirs: paged(store.tasks(group, TaskQuery(), limit=10, before=None)), NOTHING),
+    "save_change": (start_their_task, Saved.STALE),
+    "add_key": (add_a_key, True),
+    "subscriptions": (subscribe_to_nothing, []),
+    "webhook": (lambda store, group, theirs: store.webhook(group, theirs.webhook.id), None),
+    "webhooks": (lambda store, group, theirs: paged(store.webhooks(group, limit=10, before=None)), NOTHING),
+    "add_webhook": (
+        lambda store, group, theirs: store.add_webhook(group, make_webhook(group_id=group), quota=1),
+        Saved.DONE,
+    ),
+    "save_webhook": (
+        lambda store, group, theirs: store.save_webhook(group, with_changes(theirs.webhook, now=LATER, enabled=False)),
+        Saved.STALE,
+    ),
+    "delete_webhook": (
+        lambda store, group, theirs: store.delete_webhook(group, theirs.webhook.id, now=LATER),
+        Saved.STALE,
+    ),
+    "deliveries": (
+        lambda store, group, theirs: paged(
+            store.deliveries(group, DeliveryQuery(webhook_id=theirs.webhook.id), limit=10, before=None)
+        ),
+        NOTHING,
+    ),
+    "delivery": (
+        lambda store, group, theirs: store.delivery(group, theirs.webhook.id, theirs.delivery.id),
+        None,
+    ),
+    "add_replay": (replay_their_event, Saved.STALE),
+    "add_test": (send_a_test, None),
+}
+
+
+def test_every_method_that_takes_a_group_first_is_asked() -> None:
+    assert methods_by_group() == set(ASKED)
+    assert len(ASKED) > 10
+
+
+@pytest.mark.parametrize("method", sorted(ASKED))
+async def test_a_strange_group_sees_and_changes_nothing(
+    store: Store, theirs: Belongings, stranger: str, method: str
+) -> None:
+    ask, told = ASKED[method]
+    before = await everything_of(store, theirs)
+
+    answer = await ask(store, stranger, theirs)
+
+    assert answer == told
+    assert await everything_of(store, theirs) == before
+
+
+@pytest.mark.parametrize("field", ["task_id", "event", "status"])
+async def test_no_filter_reaches_into_another_group(
+    store: Store, theirs: Belongings, stranger: str, field: str
+) -> None:
+    asked = {"task_id": theirs.task.id, "event": "task.created", "status": theirs.delivery.progress.status}
+
+    page = await store.deliveries(stranger, DeliveryQuery(**{field: asked[field]}), limit=10, before=None)  # type: ignore[arg-type]
+
+    assert list(page.items) == []
+
+
+async def test_a_cursor_of_one_group_shows_nothing_of_it_to_another(
+    store: Store, theirs: Belongings, stranger: str
+) -> None:
+    for _ in range(2):
+        await save(store, make_task_change())
+    cursor = (await store.tasks(GROUP_ID, TaskQuery(), limit=1, before=None)).next_cursor
+
+    page = await store.tasks(stranger, TaskQuery(), limit=10, before=cursor)
+
+    assert list(page.items) == []
+
+
+async def everything_of(store: Store, theirs: Belongings) -> list[object]:
+    return [
+        await store.task(GROUP_ID, theirs.task.id),
+        list(await store.history(GROUP_ID, theirs.task.id)),
+        await paged(store.tasks(GROUP_ID, TaskQuery(), limit=10, before=None)),
+        await store.subscriptions(GROUP_ID),
+        await paged(store.webhooks(GROUP_ID, limit=10, before=None)),
+        await paged(store.deliveries(GROUP_ID, DeliveryQuery(), limit=10, before=None)),
+        await detail(store, theirs.delivery),
+        await pokes_of(store, theirs.webhook.id),
+        await store.config_versions([theirs.webhook.id]),
+    ]
+
+
+async def listed(answer: Awaitable[object]) -> list[object]:
+    return list(await answer)  # type: ignore[call-overload, no-any-return]
+
+
+async def paged(answer: Awaitable[Page[object]]) -> Page[object]:
+    page = await answer
+    return Page(list(page.items), page.next_cursor)
