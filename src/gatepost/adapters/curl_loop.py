@@ -3,6 +3,7 @@
 import contextlib
 import os
 import select
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -53,8 +54,9 @@ class CurlLoop:
         self._settled: list[Settled] = []
         self._pins: dict[tuple[str, int], tuple[IpAddress, ...]] = {}
         self._due_at: float | None = None  # when libcurl wants to be called, a moment of the clock
-        self._watched: set[int] = set()
-        self._lingering: set[int] = set()
+        self._watched: dict[int, int] = {}
+        self._idle_fds: set[int] = set()
+        self._spoiled = Spoiled()
         self._thread = threading.Thread(target=self._run, name="gatepost-sender", daemon=True)
         self._thread.start()
 
@@ -103,10 +105,10 @@ class CurlLoop:
             if fd == self._bell:
                 os.eventfd_read(fd)
                 self._woken = False  # before the jobs are taken, so that a later one rings again
-            elif fd in self._watched:
+            elif fd in self._idle_fds:
+                self._spoil(fd)
+            else:
                 self._multi.socket_action(fd, _CURL_EVENTS[events & _EPOLL_ALL])
-            elif fd in self._lingering:
-                self._let_go(fd)
         self._start_waiting()
         if self._due_at is not None and self._due_at <= self._clock.boot():
             self._due_at = None
@@ -117,6 +119,8 @@ class CurlLoop:
             self._on_settled(settled)
 
     def _patience(self) -> float:
+        if self._waiting:
+            return 0
         if self._due_at is None:
             return -1
         return max(0.0, self._due_at - self._clock.boot())
@@ -131,7 +135,7 @@ class CurlLoop:
                 self._settle(job, Unreachable(ErrorClass.INTERNAL_ERROR, repr(error)))
 
     def _start(self, job: Job) -> None:
-        transfer = self._idle.pop() if self._idle else Transfer(self._policy, self._clock, self._ca_file)
+        transfer = self._idle.pop() if self._idle else Transfer(self._policy, self._clock, self._spoiled, self._ca_file)
         try:
             now = self._clock.boot()
             remaining = job.started_at + job.outgoing.timeout - now
@@ -155,15 +159,17 @@ class CurlLoop:
         found by host and port whatever its address was; it was checked when it was opened, at most five minutes
         ago (MAXLIFETIME_CONN).
         """
-        if job.addresses is None:
-            return None
         _, host, port = job.outgoing.target.origin
-        if self._pins.get((host, port)) == job.addresses:
+        if job.addresses is None or self._pins.get((host, port)) == job.addresses:
             return None
-        if len(self._pins) >= PINS_LIMIT:
-            self._pins.clear()
-        self._pins[host, port] = job.addresses
         return pin_of(host, port, job.addresses)
+
+    def _remember_pin(self, job: Job, *, learnt: bool) -> None:
+        _, host, port = job.outgoing.target.origin
+        if len(self._pins) >= PINS_LIMIT or not learnt:
+            self._pins.pop((host, port), None)
+        elif job.addresses is not None:
+            self._pins[host, port] = job.addresses
 
     def _collect(self) -> None:
         _queued, done, failed = self._multi.info_read()
@@ -175,14 +181,18 @@ class CurlLoop:
     def _finish(self, curl: Any, errno: int, detail: str) -> None:
         self._multi.remove_handle(curl)
         transfer = self._running.pop(curl)
-        job = transfer.job
+        job, is_unused = transfer.job, transfer.is_unused
         try:
             result = transfer.finish(errno, detail)
         except Exception as error:  # noqa: BLE001 - an answer that we fail to read must not stop the others
             result = Unreachable(ErrorClass.INTERNAL_ERROR, repr(error))
-        if job is not None:
-            self._settle(job, result)
         self._retire(transfer)
+        if job.addresses is not None:
+            self._remember_pin(job, learnt=not errno)
+        if is_unused:
+            self._waiting.append(job)
+        else:
+            self._settle(job, result)
 
     def _settle(self, job: Job, result: "Outcome | Dropped") -> None:
         self._settled.append((job.outgoing, result, job.started_at, self._clock.boot() - job.started_at))
@@ -209,31 +219,55 @@ class CurlLoop:
         self._due_at = None if milliseconds < 0 else self._clock.boot() + milliseconds / 1000
 
     def _on_interest(self, what: int, fd: int, _multi: object, _data: object) -> None:
-        """Watch a socket as libcurl wants.
+        """Watch a socket as libcurl wants, and go on watching it when libcurl does not: see `_spoil`.
 
-        libcurl lets go of a connection after each answer. It stays in the epoll until the next request on it, which
-        saves a system call; the kernel itself takes it out when it is closed.
+        The kernel itself takes a descriptor out of the epoll when it is closed.
         """
-        if what == pycurl.POLL_REMOVE:
-            self._watched.discard(fd)
-            self._lingering.add(fd)
-            return
-        wanted = _EPOLL_EVENTS[what]
-        try:
-            if fd in self._watched or fd in self._lingering:
-                self._epoll.modify(fd, wanted)
-            else:
-                self._epoll.register(fd, wanted)
-        except FileNotFoundError:  # another connection had this number, and was closed
-            self._epoll.register(fd, wanted)
-        self._lingering.discard(fd)
-        self._watched.add(fd)
+        idle = what == pycurl.POLL_REMOVE
+        wanted = select.EPOLLIN if idle else _EPOLL_EVENTS[what]
+        if self._watched.get(fd) != wanted or fd in self._idle_fds:
+            self._watch(fd, wanted)
+        if idle:
+            self._idle_fds.add(fd)
+        else:
+            self._idle_fds.discard(fd)
 
-    def _let_go(self, fd: int) -> None:
-        """Stop watching an idle connection on which something happened; libcurl looks before it uses it again."""
-        self._lingering.discard(fd)
+    def _watch(self, fd: int, wanted: int) -> None:
+        try:
+            self._epoll.modify(fd, wanted)
+        except FileNotFoundError:  # a new connection; an older one of this number is closed
+            self._spoiled.forget(fd)
+            self._epoll.register(fd, wanted)
+        self._watched[fd] = wanted
+
+    def _spoil(self, fd: int) -> None:
+        """Mark an idle connection on which something happened: it must not carry another request.
+
+        It has ended, or holds bytes that would be read as the next answer. libcurl does not look when it used the
+        connection less than a second ago, and sends. A transfer that was given such a connection gives it back
+        unused (`Transfer.on_send`), and is started again.
+        """
+        self._idle_fds.discard(fd)
         with contextlib.suppress(OSError):  # closed a moment ago, in this very turn
+            self._spoiled.add(fd)
             self._epoll.unregister(fd)
+
+
+class Spoiled:
+    """Idle connections that must not be used again, by the address they have on this side."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, tuple[str, int]] = {}
+
+    def __contains__(self, place: tuple[str, int]) -> bool:
+        return bool(self._places) and place in self._places.values()
+
+    def add(self, fd: int) -> None:
+        with socket.socket(fileno=os.dup(fd)) as connection:
+            self._places[fd] = connection.getsockname()[:2]
+
+    def forget(self, fd: int) -> None:
+        self._places.pop(fd, None)
 
 
 _EPOLL_ALL = select.EPOLLIN | select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP

@@ -114,7 +114,7 @@ class _Question:
 
     def _answer(self, result: Any, errno: int | None) -> None:
         if errno is not None:
-            self._end(LookupFailure(pycares.errno.strerror(errno)))
+            self._end(LookupFailure(str(pycares.errno.strerror(errno))))
             return
         texts = dict.fromkeys(node.addr[0].decode() for node in result.nodes)
         addresses = tuple(sorted(map(ip_address, texts), key=lambda address: isinstance(address, IPv4Address)))
@@ -160,5 +160,5 @@ class _Question:
         if self._timer:
             self._timer.cancel()
         if not self._ended:
-            delay = max(self._channel.timeout(1.0), 0.001)
+            delay = max(self._channel.timeout(1.0), 0.001)  # type: ignore[no-untyped-call]
             self._timer = self._loop.call_later(delay, self._process, pycares.ARES_SOCKET_BAD, pycares.ARES_SOCKET_BAD)

@@ -3,7 +3,7 @@
 import functools
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 from typing import Any, NamedTuple
@@ -46,13 +46,17 @@ class Job:
 class Transfer:
     """One easy handle, used for one request after another; libcurl calls its `on_…` methods back."""
 
-    def __init__(self, policy: TargetPolicy, clock: Clock, ca_file: str | None) -> None:
+    def __init__(
+        self, policy: TargetPolicy, clock: Clock, spoiled: Container[tuple[str, int]], ca_file: str | None
+    ) -> None:
         self._policy = policy
         self._clock = clock
+        self._spoiled = spoiled
         self.curl = pycurl.Curl()
+        self.job: Job
         self._url = ""
         self._configure(ca_file)
-        self._forget()
+        self.forget()
 
     def prepare(self, job: Job, *, remaining: float, pin: str | None) -> None:
         """Set what differs between requests. Shape: `pin` is ``host:port:address[,address…]``, when it is news."""
@@ -73,7 +77,7 @@ class Transfer:
         try:
             return self._outcome(errno, detail)
         finally:
-            self._forget()
+            self.forget()
 
     # --- libcurl calls ---------------------------------------------------------------------------------------
 
@@ -98,7 +102,7 @@ class Transfer:
 
     def on_resolve(self) -> int:
         """Let libcurl parse literal addresses, and never look a name up: a name without its pin is refused."""
-        if self.job is not None and self.job.addresses is None:
+        if self.job.addresses is None:
             return 0
         self._bug = "the pinned addresses were lost"
         return REFUSE_TO_RESOLVE
@@ -115,24 +119,27 @@ class Transfer:
             self._bug = str(error)
             return int(pycurl.SOCKET_BAD)
 
-    def on_send(self, *_: object) -> int:
-        """Allow one sending, before the deadline of the lease.
+    def on_send(self, _ip: str, own_ip: str, _port: int, own_port: int) -> int:
+        """Allow one sending, on a sound connection, before the deadline of the lease.
 
         When a kept connection dies before an answer, libcurl sends again at once on a fresh one; but the first
         may have arrived, so that would be a duplicate.
         """
         if self._sent:
             return int(pycurl.PREREQFUNC_ABORT)
-        if self.job is not None and self._clock.boot() > self.job.outgoing.start_before:
+        if self._clock.boot() > self.job.outgoing.start_before:
             self._dropped = True
+            return int(pycurl.PREREQFUNC_ABORT)
+        if (own_ip, own_port) in self._spoiled:
+            self.is_unused = True
             return int(pycurl.PREREQFUNC_ABORT)
         self._sent = True
         return int(pycurl.PREREQFUNC_OK)
 
     # --- what it means ---------------------------------------------------------------------------------------
 
-    def _forget(self) -> None:
-        self.job: Job | None = None
+    def forget(self) -> None:
+        """Be ready for the next request."""
         self._lines: list[bytes] = []
         self._fields: list[Field] = []
         self._head_bytes = 0
@@ -146,6 +153,7 @@ class Transfer:
         self._bug: str | None = None
         self._sent = False
         self._dropped = False
+        self.is_unused = False
 
     def _abort(self, fault: str) -> int:
         self._fault = fault
