@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import sys
 from collections.abc import Coroutine
@@ -41,10 +42,10 @@ StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URL", help="sqlite:///PATH; else GATEPOST_STORE.", show_default=False)
 ]
 SecretsOption = Annotated[
-    list[str] | None, typer.Option(metavar="whsec_…", help="The webhook's secret; twice while one is being rotated.")
+    list[str] | None, typer.Option(metavar="whsec_…", help="A secret of the webhook; as often as it has live ones.")
 ]
-FileArgument = Annotated[str, typer.Argument(metavar="[FILE|-]", help="The raw body; - is standard input.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="The raw body; - is standard input.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 
 
 _HOP_BY_HOP = frozenset({"host", "connection", "content-length", "transfer-encoding", "keep-alive"})
@@ -101,7 +102,10 @@ def serve(
 
 @app.command()
 def migrate(store: StoreOption = None) -> None:
-    """Bring a store's schema up to date; made when it is missing. An embedded store does so at every start, too."""
+    """Bring a store's schema up to date.
+
+    A store that is missing is made. An embedded one is also brought up to date at every start.
+    """
     settings = _settings(store=store)
     _run(_migrate(settings))
     typer.echo(f"{settings.store} is up to date.")
@@ -115,7 +119,10 @@ def create_key(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make an API key, straight in the store, whether a server is running on it or not. It is shown this once."""
+    """Make an API key and show it, this once.
+
+    It is made straight in the store, whether a server is running on it or not.
+    """
     made = _run(bootstrap.create_key(_settings(store=store), group, role, create_group=create_group))
     if as_json:
         typer.echo(json.dumps({"key": made.text, "groupId": made.key.group_id, "keyId": made.key.id}))
@@ -134,7 +141,11 @@ def listen(
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Receive deliveries: verify each, print a line, answer 204. What is not verified is answered 401."""
+    """Receive deliveries: verify each, print a line, answer 204.
+
+    What is not signed with one of the secrets is answered 401, with the reason in the line. Without a secret
+    everything is taken, and marked as not verified.
+    """
     logs.configure(level="warning", format=None)
     keys = [parse_secret(text) for text in secret or ()]
     if forward_to is not None:
@@ -162,7 +173,7 @@ def trigger(
     title: Annotated[str, typer.Option(help="The title of the task.")] = "Triggered from the command line",
     as_json: JsonOption = False,
 ) -> None:
-    """Create a task through the API and drive it to an event, so that a real delivery is made."""
+    """Create a task through the API and drive it to an event."""
     if event not in client.ROUTES:
         raise typer.BadParameter(f"give one of {', '.join(client.ROUTES)}", param_hint="EVENT")
     if not key:
@@ -176,12 +187,14 @@ def sign(
     file: FileArgument = "-",
     secret: SecretsOption = None,
     message_id: Annotated[str | None, typer.Option("--id", help="The webhook-id; else a new one.")] = None,
-    timestamp: Annotated[int | None, typer.Option(help="Unix seconds; else now.", min=0)] = None,
+    timestamp: Annotated[int | None, typer.Option(help="Unix seconds; else now.", min=0, max=99_999_999_999)] = None,
     scheme: Annotated[Scheme, typer.Option(help="Which headers.")] = Scheme.BOTH,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the headers that a body is sent with, one signature for each secret."""
+    """Print the headers that a body is sent with."""
     keys = _keys(secret)
+    if message_id is not None and not re.fullmatch(r"[!-~]{1,200}", message_id):
+        _fail("--id cannot be used: give up to 200 visible ASCII characters without spaces.", EXIT_USAGE)
     body = _read(file)
     if timestamp is None:
         timestamp = int(bootstrap.system_clock().now().timestamp())
@@ -207,7 +220,10 @@ def verify(
     at: Annotated[int | None, typer.Option(metavar="SECONDS", help="Unix seconds to judge at; else now.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say whether a request is ours, and if not, exactly why. Exit code 0: valid, 1: not valid, 2: cannot be judged."""
+    """Say whether a request is ours, and if not, exactly why.
+
+    Exit code 0: valid; 1: not valid; 2: what was given cannot be judged.
+    """
     keys = _keys(secret)
     message = Message(dict(_header(text) for text in header or ()), _read(file))
     now_seconds = bootstrap.system_clock().now().timestamp() if at is None else at
@@ -229,7 +245,10 @@ def demo(
     ] = None,
     seconds: Annotated[float | None, typer.Option(min=0, help="End after so many seconds; else with Ctrl-C.")] = None,
 ) -> None:
-    """Show all of it at once: a throw-away store, live traffic, receivers that fail, and deliveries that succeed."""
+    """Show everything at once, on a store that is thrown away.
+
+    Live traffic, a receiver that fails, one that is slow, and the deliveries that succeed all the same.
+    """
     logs.configure(level="error", format=None)
     from gatepost.demo import demo
 
