@@ -208,6 +208,8 @@ def progress_row(delivery_id: str, progress: Progress, *, expected_count: int) -
     error_class, dead_reason = progress.last_error_class, progress.dead_reason
     next_at, finished_at = progress.next_attempt_at, progress.finished_at
     return (
+        delivery_id,
+        expected_count,
         progress.status.value,
         progress.attempt_count,
         progress.max_attempts,
@@ -216,8 +218,6 @@ def progress_row(delivery_id: str, progress: Progress, *, expected_count: int) -
         None if error_class is None else error_class.value,
         None if dead_reason is None else dead_reason.value,
         None if finished_at is None else to_ms(finished_at),
-        delivery_id,
-        expected_count,
     )
 
 
@@ -232,6 +232,13 @@ def queued_of(delivery: Delivery, *, body: bytes, hop: int) -> QueuedDelivery:
         hop,
         delivery.progress.attempt_count,
         delivery.created_at,
+    )
+
+
+def queued_from(row: Row) -> QueuedDelivery:
+    delivery_id, group_id, webhook_id, event_id, event, body, hop, attempt_count, created_at = row
+    return QueuedDelivery(
+        delivery_id, group_id, webhook_id, event_id, event, body, hop, attempt_count, from_ms(created_at)
     )
 
 

@@ -15,7 +15,11 @@ _KEY_COLUMNS = "id, group_id, role, secret_hash, created_at, last_used_at, revok
 _ADD_KEY = f"INSERT INTO api_keys ({_KEY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _KEY = f"SELECT {_KEY_COLUMNS} FROM api_keys WHERE id = ?"
 # Raised, never lowered: two processes report in any order.
-_TOUCH_KEY = "UPDATE api_keys SET last_used_at = ? WHERE id = ? AND coalesce(last_used_at, 0) < ?"
+_TOUCH_KEYS = """
+WITH used (id, at) AS (VALUES {rows})
+UPDATE api_keys SET last_used_at = used.at FROM used
+WHERE api_keys.id = used.id AND coalesce(last_used_at, 0) < used.at
+"""
 
 
 class SqlAccounts:
@@ -81,5 +85,4 @@ def _key(key_id: str) -> Script[ApiKey | None]:
 
 
 def _touch_keys(used_at: Mapping[str, datetime]) -> Script[None]:
-    moments = [(key_id, to_ms(moment)) for key_id, moment in sorted(used_at.items())]
-    yield execute_many(_TOUCH_KEY, [(moment, key_id, moment) for key_id, moment in moments])
+    yield execute_many(_TOUCH_KEYS, [(key_id, to_ms(moment)) for key_id, moment in sorted(used_at.items())])

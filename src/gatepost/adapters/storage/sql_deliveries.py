@@ -26,18 +26,16 @@ from gatepost.adapters.storage.scripts import (
     fetch,
     listed,
 )
-from gatepost.adapters.storage.sql_lanes import ADD_ATTEMPT, poke
+from gatepost.adapters.storage.sql_lanes import poke
 from gatepost.domain.deliveries import Attempt, Delivery, Status
 from gatepost.domain.events import Event
 from gatepost.ports import DeliveryDetail, DeliveryQuery, Page, Saved
 
 _EVENT_COLUMNS = "group_id, id, event, created_at, actor_id, origin, hop, body"
 _ADD_EVENT = f"INSERT INTO events ({_EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_ADD_EVENT_TASK = "INSERT INTO event_tasks (group_id, task_id, event_id, version) VALUES (?, ?, ?, ?)"
-_ADD_DELIVERY = f"""
-INSERT INTO deliveries ({DELIVERY_COLUMNS}, replay_key)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+_ADD_EVENT_TASKS = "INSERT INTO event_tasks (group_id, task_id, event_id, version) VALUES {rows}"
+_ADD_DELIVERIES = f"INSERT INTO deliveries ({DELIVERY_COLUMNS}, replay_key) VALUES {{rows}}"
+_ADD_ATTEMPT = f"INSERT INTO attempts ({ATTEMPT_COLUMNS}) VALUES {{rows}}"
 
 # Newest first. The conditions of a query are appended. With a webhook asked for, the index on it is the shorter one.
 _DELIVERIES = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE group_id = ?"
@@ -84,7 +82,7 @@ def store_event(event: Event) -> Script[None]:
     yield execute(_ADD_EVENT, event_row(event))
     rows = [(event.group_id, task_id, event.id, version) for task_id, version in event.tasks]
     if rows:
-        yield execute_many(_ADD_EVENT_TASK, rows)
+        yield execute_many(_ADD_EVENT_TASKS, rows)
 
 
 def store_deliveries(deliveries: Sequence[Delivery]) -> Script[None]:
@@ -92,7 +90,7 @@ def store_deliveries(deliveries: Sequence[Delivery]) -> Script[None]:
     if not deliveries:
         return
     rows = [delivery_row(each) for each in deliveries]
-    yield execute_many(_ADD_DELIVERY, rows)
+    yield execute_many(_ADD_DELIVERIES, rows)
     yield from poke({row[2]: row[9] for row in rows})
 
 
@@ -173,5 +171,5 @@ def _add_replay(group_id: str, delivery: Delivery) -> Script[Emitted]:
 
 def _add_test(event: Event, delivery: Delivery, attempt: Attempt) -> Script[None]:
     yield from store_event(event)
-    yield execute(_ADD_DELIVERY, delivery_row(delivery))
-    yield execute(ADD_ATTEMPT, attempt_row(delivery.id, attempt))
+    yield execute_many(_ADD_DELIVERIES, [delivery_row(delivery)])
+    yield execute_many(_ADD_ATTEMPT, [attempt_row(delivery.id, attempt)])

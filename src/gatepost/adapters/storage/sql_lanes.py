@@ -4,6 +4,7 @@ Statements that touch several lanes take them in the order of `webhook_id`, so t
 locks cannot wait for each other.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from gatepost.adapters.storage.rows import (
     from_ms,
     from_ms_or_none,
     progress_row,
+    queued_from,
     to_ms,
 )
 from gatepost.adapters.storage.scripts import (
@@ -28,14 +30,16 @@ from gatepost.adapters.storage.scripts import (
     fetch,
     listed,
 )
-from gatepost.domain.deliveries import ErrorClass, QueuedDelivery, Unreachable
+from gatepost.domain.deliveries import ErrorClass, Unreachable
 from gatepost.ports import LaneOutcomes, LaneRead, Leased, LeasedLane, Release, Settled
 
 # --- hints ---------------------------------------------------------------------------------------------------
 
 # Only ever lowers `due_at`; the counter tells an owner about to release the lane that it has more to look at.
 POKE = """
-UPDATE lanes SET pokes = pokes + 1, due_at = CASE WHEN due_at > ? THEN ? ELSE due_at END WHERE webhook_id = ?
+WITH poked (webhook_id, at) AS (VALUES {rows})
+UPDATE lanes SET pokes = pokes + 1, due_at = CASE WHEN due_at > poked.at THEN poked.at ELSE due_at END
+FROM poked WHERE lanes.webhook_id = poked.webhook_id
 """
 
 # --- leasing -------------------------------------------------------------------------------------------------
@@ -56,7 +60,11 @@ SELECT webhook_id, token, unclean, window, owner FROM (
     WHERE owner <> '' AND lease_until > ? AND due_at <= ? AND hold_until <= ?
 ) ORDER BY due_at, webhook_id LIMIT ?
 """
-_LEASE = "UPDATE lanes SET owner = ?, lease_until = ?, token = ?, unclean = ? WHERE webhook_id = ?"
+_LEASE = """
+WITH taken (webhook_id, token, unclean, owner, lease_until) AS (VALUES {rows})
+UPDATE lanes SET owner = taken.owner, lease_until = taken.lease_until, token = taken.token, unclean = taken.unclean
+FROM taken WHERE lanes.webhook_id = taken.webhook_id
+"""
 NEXT_DUE = """
 SELECT due_at FROM lanes WHERE owner = '' AND due_at > ? AND hold_until <= ? ORDER BY due_at LIMIT 1
 """
@@ -89,27 +97,42 @@ ORDER BY next_attempt_at, id LIMIT 1 OFFSET ?
 # --- recording -----------------------------------------------------------------------------------------------
 
 STANDING = f"SELECT webhook_id, token, unclean, window FROM lanes WHERE webhook_id {IN_LIST}"
-_INSERT_ATTEMPT = f"INSERT INTO attempts ({ATTEMPT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-# An outcome that is there already is recorded: a batch whose COMMIT got lost is written again unharmed.
-ADD_ATTEMPT = f"{_INSERT_ATTEMPT} ON CONFLICT DO NOTHING"
-_REPLACE_ATTEMPT = f"""
-{_INSERT_ATTEMPT} ON CONFLICT (delivery_id, number, probe) DO UPDATE SET
+# An attempt is written only where it moves its delivery, and before that is moved. What is there already is recorded:
+# a batch whose COMMIT got lost is written again unharmed. CROSS JOIN: from the rows given, one look-up for each.
+_INSERT_ATTEMPTS = f"""
+WITH new ({ATTEMPT_COLUMNS}) AS (VALUES {{rows}})
+INSERT INTO attempts ({ATTEMPT_COLUMNS})
+SELECT {", ".join(f"new.{column}" for column in ATTEMPT_COLUMNS.split(", "))}
+FROM new CROSS JOIN deliveries WHERE deliveries.id = new.delivery_id
+"""
+ADD_ATTEMPTS = f"""
+{_INSERT_ATTEMPTS} AND deliveries.attempt_count = new.number - 1 AND deliveries.finished_at IS NULL
+ON CONFLICT DO NOTHING
+"""
+# The attempt written ahead of sending may have been the last one: what it finished is open to its own amendment.
+_IS_OPEN = "(deliveries.finished_at IS NULL OR deliveries.dead_reason = 'attempts_exhausted')"
+REPLACE_ATTEMPTS = f"""
+{_INSERT_ATTEMPTS} AND deliveries.attempt_count = new.number AND {_IS_OPEN}
+ON CONFLICT (delivery_id, number, probe) DO UPDATE SET
     id = excluded.id, started_at = excluded.started_at, duration_us = excluded.duration_us,
     outcome = excluded.outcome, status_code = excluded.status_code, headers = excluded.headers,
     body = excluded.body, truncated = excluded.truncated, error_class = excluded.error_class,
     detail = excluded.detail
 """
 _SET_PROGRESS = """
-UPDATE deliveries SET status = ?, attempt_count = ?, max_attempts = ?, next_attempt_at = ?, last_status_code = ?,
-       last_error_class = ?, dead_reason = ?, finished_at = ?
+WITH new (id, expected_count, status, attempt_count, max_attempts, next_attempt_at, last_status_code,
+          last_error_class, dead_reason, finished_at) AS (VALUES {rows})
+UPDATE deliveries SET status = new.status, attempt_count = new.attempt_count, max_attempts = new.max_attempts,
+       next_attempt_at = new.next_attempt_at, last_status_code = new.last_status_code,
+       last_error_class = new.last_error_class, dead_reason = new.dead_reason, finished_at = new.finished_at
+FROM new WHERE deliveries.id = new.id AND deliveries.attempt_count = new.expected_count
 """
-MOVE = f"{_SET_PROGRESS} WHERE id = ? AND attempt_count = ? AND finished_at IS NULL"
-# The attempt written ahead of sending may have been the last one: what it finished is open to its own amendment.
-AMEND = f"""
-{_SET_PROGRESS}
-WHERE id = ? AND attempt_count = ? AND (finished_at IS NULL OR dead_reason = 'attempts_exhausted')
+MOVE = f"{_SET_PROGRESS} AND deliveries.finished_at IS NULL"
+AMEND = f"{_SET_PROGRESS} AND {_IS_OPEN}"
+_CLEAN = """
+WITH clean (webhook_id, "window") AS (VALUES {rows})
+UPDATE lanes SET unclean = 0, "window" = clean."window" FROM clean WHERE lanes.webhook_id = clean.webhook_id
 """
-_CLEAN = "UPDATE lanes SET unclean = 0, window = ? WHERE webhook_id = ?"
 
 # --- looking after -------------------------------------------------------------------------------------------
 
@@ -128,6 +151,10 @@ UPDATE deliveries SET status = 'dead-letter', dead_reason = 'webhook_deleted', n
 WHERE id IN (SELECT id FROM deliveries WHERE webhook_id = ? AND finished_at IS NULL LIMIT ?)
 """
 _BURIED_AT_ONCE = 500  # a few milliseconds of the one writer
+
+
+# Of one lane: the rows of `ADD_ATTEMPTS`, of `MOVE`, and of their amending counterparts.
+LaneRows = tuple[list[Row], list[Row], list[Row], list[Row]]
 
 
 class SqlLanes:
@@ -173,7 +200,7 @@ class SqlLanes:
 
 def poke(moments: Mapping[str, int]) -> Script[None]:
     """Make lanes due at the given moments, unless they are earlier."""
-    yield execute_many(POKE, [(at, at, webhook_id) for webhook_id, at in sorted(moments.items())])
+    yield execute_many(POKE, sorted(moments.items()))
 
 
 def renew(owner: str, tokens: Mapping[str, int], lease_until: int) -> Script[set[str]]:
@@ -194,8 +221,7 @@ def _lease_lanes(owner: str, limit: int, now: datetime, lease: timedelta) -> Scr
         for webhook_id, token, unclean, window, previous in rows
     ]
     if lanes:
-        taken = sorted((lane.webhook_id, lane.token, lane.unclean) for lane in lanes)
-        yield execute_many(_LEASE, [(owner, until, token, unclean, key) for key, token, unclean in taken])
+        yield execute_many(_LEASE, sorted((lane.webhook_id, lane.token, lane.unclean, owner, until) for lane in lanes))
     due = yield fetch(NEXT_DUE, (at, at))
     next_due_at = due[0][0] if due and due[0][0] < NEVER_MS else None
     return Leased(lanes, from_ms_or_none(next_due_at))
@@ -213,7 +239,7 @@ def _read_lanes(limits: Mapping[str, int], now: int) -> Script[Mapping[str, Lane
         read[webhook_id] = LaneRead(
             token,
             pokes,
-            [QueuedDelivery(*fields, from_ms(created_at)) for *fields, created_at in rows],
+            [queued_from(row) for row in rows],
             from_ms(after[0][0]) if after else None,
         )
     return read
@@ -221,11 +247,34 @@ def _read_lanes(limits: Mapping[str, int], now: int) -> Script[Mapping[str, Lane
 
 def _record(batch: Sequence[LaneOutcomes]) -> Script[set[str]]:
     """Return the script with its rows made: the write lock is not held for that."""
-    return _write_outcomes(batch, [_rows_of(outcomes.settled) for outcomes in batch])
+    return _write_rounds([(part, [_rows_of(outcomes.settled) for outcomes in part]) for part in _rounds(batch)])
 
 
-def _rows_of(settled: Iterable[Settled]) -> tuple[list[Row], list[Row], list[Row], list[Row]]:
-    """Return the rows of `ADD_ATTEMPT`, `MOVE`, and of their amending counterparts."""
+def _rounds(batch: Sequence[LaneOutcomes]) -> list[Sequence[LaneOutcomes]]:
+    """Part a batch so that each part has a delivery once: a statement over rows sees what was before all of them."""
+    ids = [each.delivery.id for outcomes in batch for each in outcomes.settled]
+    if len(set(ids)) == len(ids):
+        return [batch]
+    earlier: Counter[str] = Counter()
+    rounds: dict[int, list[LaneOutcomes]] = {}
+    for outcomes in batch:
+        parts: dict[int, list[Settled]] = {0: []}
+        for each in outcomes.settled:
+            parts.setdefault(earlier[each.delivery.id], []).append(each)
+            earlier[each.delivery.id] += 1
+        for number, settled in parts.items():
+            rounds.setdefault(number, []).append(replace(outcomes, settled=settled))
+    return [rounds[number] for number in sorted(rounds)]
+
+
+def _write_rounds(rounds: Sequence[tuple[Sequence[LaneOutcomes], Sequence[LaneRows]]]) -> Script[set[str]]:
+    lost: set[str] = set()
+    for batch, rows in rounds:
+        lost |= yield from _write_outcomes(batch, rows)
+    return lost
+
+
+def _rows_of(settled: Iterable[Settled]) -> LaneRows:
     attempts: list[Row] = []
     moves: list[Row] = []
     replaced: list[Row] = []
@@ -243,9 +292,7 @@ def _rows_of(settled: Iterable[Settled]) -> tuple[list[Row], list[Row], list[Row
     return attempts, moves, replaced, amended
 
 
-def _write_outcomes(
-    batch: Sequence[LaneOutcomes], rows: Sequence[tuple[list[Row], list[Row], list[Row], list[Row]]]
-) -> Script[set[str]]:
+def _write_outcomes(batch: Sequence[LaneOutcomes], rows: Sequence[LaneRows]) -> Script[set[str]]:
     stored = yield fetch(STANDING, (listed(sorted(outcomes.webhook_id for outcomes in batch)),))
     lanes = {webhook_id: (token, unclean, window) for webhook_id, token, unclean, window in stored}
     lost: set[str] = set()
@@ -259,12 +306,12 @@ def _write_outcomes(
         for kind, more in zip(kinds, rows_of_lane, strict=True):
             kind.extend(more)
         if unclean or window != outcomes.window:
-            cleaned.append((outcomes.window, outcomes.webhook_id))
-    for sql, its_rows in zip((ADD_ATTEMPT, MOVE, _REPLACE_ATTEMPT, AMEND), kinds, strict=True):
+            cleaned.append((outcomes.webhook_id, outcomes.window))
+    for sql, its_rows in zip((ADD_ATTEMPTS, MOVE, REPLACE_ATTEMPTS, AMEND), kinds, strict=True):
         if its_rows:
             yield execute_many(sql, its_rows)
     if cleaned:
-        yield execute_many(_CLEAN, cleaned)
+        yield execute_many(_CLEAN, sorted(cleaned))
     return lost
 
 

@@ -97,6 +97,8 @@ def _tasks(group_id: str, query: TaskQuery, limit: int, before: str | None) -> S
 def _save_change(
     group_id: str, change: TaskChange, deliveries: Sequence[Delivery], webhooks_version: int
 ) -> Script[Emitted]:
+    if change.task.group_id != group_id:
+        return Emitted(Saved.STALE)
     [(stored_version, is_repeat)] = yield fetch(_BEFORE_EMIT, (group_id, group_id, change.event.id))
     if is_repeat:
         return Emitted(Saved.DONE)

@@ -4,6 +4,8 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, NamedTuple, TypeVar, cast
@@ -18,6 +20,7 @@ BUSY_TIMEOUT_SECONDS = 5.0
 READERS = 2
 # One commit holds everybody's answer back, and the write lock: no more is put into it after this long.
 COMMIT_AFTER_SECONDS = 0.008
+MOST_ROWS = 256  # in one statement; SQLite takes 32,766 parameters
 
 
 class Job(NamedTuple, Generic[T]):
@@ -207,6 +210,7 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = FULL")  # an acknowledged commit survives a power cut
     connection.execute("PRAGMA cache_size = -32768")  # KiB
     connection.execute("PRAGMA mmap_size = 268435456")
+    connection.execute("PRAGMA wal_autocheckpoint = 8000")
     connection.execute("PRAGMA temp_store = MEMORY")
     return connection
 
@@ -237,10 +241,26 @@ def run(connection: sqlite3.Connection, script: Script[T]) -> T:
             elif kind is Kind.EXECUTE:
                 answer = connection.execute(sql, params).rowcount
             else:
-                connection.executemany(sql, params)
+                run_over_rows(connection, sql, params)
                 answer = None
     except StopIteration as end:
         return cast("T", end.value)
+
+
+def run_over_rows(connection: sqlite3.Connection, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+    """Run a statement over rows, in powers of two: few statements, and few different ones to keep prepared."""
+    start = 0
+    while start < len(rows):
+        count = min(1 << (len(rows) - start).bit_length() - 1, MOST_ROWS)
+        part = rows[start : start + count]
+        connection.execute(_over_rows(sql, count, len(part[0])), list(chain.from_iterable(part)))
+        start += count
+
+
+@lru_cache
+def _over_rows(sql: str, rows: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return sql.replace("{rows}", ", ".join([row] * rows))
 
 
 def at_border(error: Exception) -> Exception:
