@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import Any, cast
 
 from gatepost.bootstrap import USER_AGENT, Parts, delivery_parts
 from gatepost.config import Settings
@@ -63,19 +63,45 @@ async def bench_deliver(deliveries: int, rounds: int) -> list[Round]:
     return done
 
 
-def report(rounds: Sequence[Round]) -> dict[str, object]:
-    """Return the medians of each variant and their ratio, with every round."""
-    cpu = {name: median(r.cpu_us for r in rounds if r.variant == name) for name in ("sender", "engine")}
-    rate = {name: median(r.per_second for r in rounds if r.variant == name) for name in cpu}
+def report(rounds: Sequence[Round]) -> dict[str, Any]:
+    """Return the median figures of each variant and their ratio, with every round."""
+    variants: dict[str, dict[str, Any]] = {}
+    for name in ("sender alone", "engine on SQLite"):
+        own = [r for r in rounds if r.variant == name]
+        cpu_us = round(median(r.cpu_us for r in own), 1)
+        variants[name] = {
+            "deliveriesPerSecond": round(median(r.per_second for r in own)),
+            "cpuMicrosPerDelivery": cpu_us,
+            "cpuMicrosRange": [min(r.cpu_us for r in own), max(r.cpu_us for r in own)],
+            "deliveriesPerSecondPerCore": round(1_000_000 / cpu_us),
+        }
+    ratio = (
+        variants["engine on SQLite"]["deliveriesPerSecondPerCore"]
+        / variants["sender alone"]["deliveriesPerSecondPerCore"]
+    )
     return {
         "cpus": os.cpu_count(),
         "python": sys.version.split()[0],
-        "cpuMicrosPerDelivery": cpu,
-        "deliveriesPerSecond": rate,
-        "deliveriesPerSecondPerCore": {name: round(1_000_000 / used) for name, used in cpu.items()},
-        "engineToSender": round(cpu["sender"] / cpu["engine"], 3),
+        "deliveries": rounds[0].deliveries,
+        "variants": variants,
+        "engineToSenderPerCore": round(ratio, 3),
         "rounds": [asdict(r) for r in rounds],
     }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Return the report for people."""
+    lines = [
+        f"{figures['deliveries']:,} deliveries, {WEBHOOKS} webhooks, {figures['cpus']} CPUs, Python {figures['python']}",
+        f"{'':18}{'per second':>12}{'CPU µs each':>14}{'(range)':>18}{'per core':>12}",
+    ]
+    for name, variant in figures["variants"].items():
+        low, high = variant["cpuMicrosRange"]
+        lines.append(
+            f"{name:18}{variant['deliveriesPerSecond']:>12,}{variant['cpuMicrosPerDelivery']:>14}"
+            f"{f'{low}–{high}':>18}{variant['deliveriesPerSecondPerCore']:>12,}"
+        )
+    return "\n".join([*lines, f"engine to sender, per core: {figures['engineToSenderPerCore']}"])
 
 
 # --- the two variants ----------------------------------------------------------------------------------------
@@ -85,7 +111,7 @@ async def _sender_alone(url: str, count: int) -> Round:
     """Sign and send; remember nothing."""
     async with _parts() as parts:
         webhooks = [_webhook(parts, "grp_bench", f"{url}/{n}") for n in range(WEBHOOKS)]
-        return await _measured("sender", count, lambda: _send_all(parts, webhooks, _event_body(parts), count))
+        return await _measured("sender alone", count, lambda: _send_all(parts, webhooks, _event_body(parts), count))
 
 
 async def _send_all(parts: Parts, webhooks: Sequence[Webhook], body: bytes, count: int) -> None:
@@ -129,7 +155,7 @@ async def _engine_on_sqlite(url: str, count: int) -> Round:
     """Commit a backlog to a durable store, then let the engine drain it, every attempt logged."""
     async with _parts() as parts:
         await _fill(parts, url, count)
-        return await _measured("engine", count, lambda: _drain(parts, count))
+        return await _measured("engine on SQLite", count, lambda: _drain(parts, count))
 
 
 async def _drain(parts: Parts, count: int) -> None:

@@ -37,6 +37,8 @@ app = typer.Typer(
 )
 key = typer.Typer(name="key", help="API keys of a group.", no_args_is_help=True)
 app.add_typer(key)
+bench = typer.Typer(name="bench", help="How fast this machine delivers.", no_args_is_help=True)
+app.add_typer(bench)
 
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URL", help="sqlite:///PATH; else GATEPOST_STORE.", show_default=False)
@@ -253,6 +255,31 @@ def demo(
     from gatepost.demo import demo
 
     _run(demo(port, seconds))
+
+
+@bench.command("deliver")
+def bench_deliver(
+    deliveries: Annotated[int, typer.Option(min=100, help="Size of the backlog; a multiple of 100.")] = 20_000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that count, after one that warms up.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Drain a backlog from a durable store, beside the same sender without a store.
+
+    Both run in turn against a receiver in a process of its own. Takes a minute or two.
+    """
+    logs.configure(level="error", format=None)
+    from gatepost import benchmark
+
+    figures = benchmark.report(_run(benchmark.bench_deliver(deliveries // 100 * 100, rounds)))
+    typer.echo(json.dumps(figures) if as_json else benchmark.table(figures))
+
+
+@bench.command("receiver", hidden=True)
+def bench_receiver() -> None:
+    """Answer 200 to everything; `bench deliver` runs this in a process of its own."""
+    from gatepost import benchmark
+
+    _run(benchmark.serve_receiver())
 
 
 async def _migrate(settings: Settings) -> None:
