@@ -62,7 +62,7 @@ class Drain:
         )
         return Outgoing(self._target, headers, BODY, 15.0, self._clock.boot() + 60, self._settle)
 
-    def _settle(self, outgoing: Outgoing, result: "Outcome | Dropped", started_at: float, duration: float) -> None:
+    def _settle(self, _outgoing: Outgoing, result: "Outcome | Dropped", *_times: float) -> None:
         if not isinstance(result, Accepted):
             self.failed += 1
         self._to_finish -= 1
@@ -84,7 +84,7 @@ async def measure(url: str, arguments: argparse.Namespace) -> dict[str, float]:
     policy = TargetPolicy(allowed_networks=(ip_network("127.0.0.0/8"),))
     clock = SystemClock()
     sender = CurlSender(
-        policy, Resolver(clock), clock, ca_file=arguments.certificate, on_thread_death=lambda error: os._exit(1)
+        policy, Resolver(clock), clock, ca_file=arguments.certificate, on_thread_death=lambda _error: os._exit(1)
     )
     target = parse_target(url)
     await Drain(sender, target, requests=1000, in_flight=arguments.in_flight).run()
@@ -111,7 +111,8 @@ def main() -> None:
     if arguments.certificate:
         command += ["--certificate", arguments.certificate]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as receiver:
-        assert receiver.stdout and receiver.stdin
+        assert receiver.stdout
+        assert receiver.stdin
         if not arguments.no_pin and (os.cpu_count() or 1) > 1:
             os.sched_setaffinity(0, {0})
             os.sched_setaffinity(receiver.pid, {1})

@@ -127,22 +127,23 @@ class CurlLoop:
 
     def _start_waiting(self) -> None:
         waiting = self._waiting
+        now = self._clock.boot() if waiting else 0.0
         while waiting:
             job = waiting.popleft()
             try:
-                self._start(job)
+                self._start(job, now)
             except Exception as error:  # noqa: BLE001 - one request that cannot be made must not stop the others
-                self._settle(job, Unreachable(ErrorClass.INTERNAL_ERROR, repr(error)))
+                self._settle(job, Unreachable(ErrorClass.INTERNAL_ERROR, repr(error)), now)
 
-    def _start(self, job: Job) -> None:
+    def _start(self, job: Job, now: float) -> None:
+        """Give a request to libcurl; whether its lease still holds is asked again just before it leaves."""
         transfer = self._idle.pop() if self._idle else Transfer(self._policy, self._clock, self._spoiled, self._ca_file)
         try:
-            now = self._clock.boot()
             remaining = job.started_at + job.outgoing.timeout - now
             if now > job.outgoing.start_before:
-                self._settle(job, Dropped())
+                self._settle(job, Dropped(), now)
             elif remaining <= 0:
-                self._settle(job, Unreachable(ErrorClass.TIMEOUT, "the deadline passed before connecting"))
+                self._settle(job, Unreachable(ErrorClass.TIMEOUT, "the deadline passed before connecting"), now)
             else:
                 transfer.prepare(job, remaining=remaining, pin=self._pin(job))
                 self._multi.add_handle(transfer.curl)
@@ -173,12 +174,13 @@ class CurlLoop:
 
     def _collect(self) -> None:
         _queued, done, failed = self._multi.info_read()
+        now = self._clock.boot() if done or failed else 0.0
         for curl in done:
-            self._finish(curl, 0, "")
+            self._finish(curl, 0, "", now)
         for curl, errno, detail in failed:
-            self._finish(curl, errno, detail)
+            self._finish(curl, errno, detail, now)
 
-    def _finish(self, curl: Any, errno: int, detail: str) -> None:
+    def _finish(self, curl: Any, errno: int, detail: str, now: float) -> None:
         self._multi.remove_handle(curl)
         transfer = self._running.pop(curl)
         job, is_unused = transfer.job, transfer.is_unused
@@ -192,10 +194,10 @@ class CurlLoop:
         if is_unused:
             self._waiting.append(job)
         else:
-            self._settle(job, result)
+            self._settle(job, result, now)
 
-    def _settle(self, job: Job, result: "Outcome | Dropped") -> None:
-        self._settled.append((job.outgoing, result, job.started_at, self._clock.boot() - job.started_at))
+    def _settle(self, job: Job, result: "Outcome | Dropped", now: float) -> None:
+        self._settled.append((job.outgoing, result, job.started_at, now - job.started_at))
 
     def _retire(self, transfer: Transfer) -> None:
         if len(self._idle) < IDLE_HANDLES_KEPT:
@@ -216,7 +218,10 @@ class CurlLoop:
     # --- libcurl calls ---------------------------------------------------------------------------------------
 
     def _on_timer(self, milliseconds: int) -> None:
-        self._due_at = None if milliseconds < 0 else self._clock.boot() + milliseconds / 1000
+        if milliseconds <= 0:  # 0 is at once: the clock need not be read
+            self._due_at = None if milliseconds else 0.0
+        else:
+            self._due_at = self._clock.boot() + milliseconds / 1000
 
     def _on_interest(self, what: int, fd: int, _multi: object, _data: object) -> None:
         """Watch a socket as libcurl wants, and go on watching it when libcurl does not: see `_spoil`.

@@ -88,10 +88,10 @@ class Transfer:
             return self._abort("the head is too large")
         if self._complete:
             return None  # a trailer
-        if line not in (b"\r\n", b"\n"):
-            self._lines.append(line)
-            return self._abort("the head has too many fields") if len(self._lines) > HEAD_LIMIT_FIELDS + 1 else None
-        return self._end_of_head()
+        if line in _BLANK:
+            return self._end_of_head()
+        self._lines.append(line)
+        return self._abort("the head has too many fields") if len(self._lines) > HEAD_LIMIT_FIELDS + 1 else None
 
     def on_body(self, chunk: bytes) -> int | None:
         """Take a part of the body up to the limits; the transfer ends at what is read at most."""
@@ -232,29 +232,35 @@ def header_lines(headers: Sequence[tuple[str, str]]) -> list[str]:
 
 
 class Field(NamedTuple):
-    """One header field as it came."""
+    """One header field as it came. Shape: `framing` is the lower-case name when it says where the body ends."""
 
     name: str
     value: str
     size: int
+    framing: str
 
 
 @functools.lru_cache(maxsize=8192)  # a receiver's heads are all alike; each line is under `HEAD_LIMIT_BYTES`
 def parse_field(line: bytes) -> Field | None:
     """Return the field in a line of a head; None when it is malformed."""
     name, colon, value = line.decode("latin-1").partition(":")
-    return Field(name, value.strip(" \t\r\n"), len(line)) if colon and _TOKEN.fullmatch(name) else None
+    if not colon or not _TOKEN.fullmatch(name):
+        return None
+    framing = name.lower() if name.lower() in ("content-length", "transfer-encoding") else ""
+    return Field(name, value.strip(" \t\r\n"), len(line), framing)
 
 
 def framing_fault(fields: Sequence[Field]) -> str | None:
     """Return what is wrong with how a head frames its body; libcurl forgives more than RFC 9112 section 6.3 does."""
-    lengths = {field.value for field in fields if field.name.lower() == "content-length"}
-    codings = [field.value.lower() for field in fields if field.name.lower() == "transfer-encoding"]
-    if codings and codings != ["chunked"]:
-        return "the transfer coding is unknown"
-    if len(lengths) + len(codings) > 1:
+    framing = [(field.framing, field.value) for field in fields if field.framing]
+    if not framing:
+        return None
+    name, value = framing[0]
+    if name == "transfer-encoding":
+        return None if value.lower() == "chunked" and len(framing) == 1 else "the transfer coding is unknown"
+    if any(other != framing[0] for other in framing):
         return "the length is given twice"
-    return None if all(map(_DIGITS.fullmatch, lengths)) else "the length is malformed"
+    return None if _DIGITS.fullmatch(value) else "the length is malformed"
 
 
 class _Handed(socket.socket):
@@ -267,7 +273,7 @@ class _Handed(socket.socket):
 def _kept_headers(fields: Sequence[Field]) -> tuple[tuple[str, str], ...]:
     kept = []
     room = KEPT_HEADERS_BYTES
-    for name, value, size in fields:
+    for name, value, size, _ in fields:
         room -= size
         if room < 0:
             break
@@ -281,6 +287,7 @@ def pin_of(host: str, port: int, addresses: Sequence[IpAddress]) -> str:
     return f"{host}:{port}:{','.join(shown)}"
 
 
+_BLANK = frozenset((b"\r\n", b"\n"))
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?=[ \r\n])")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _DIGITS = re.compile(r"[0-9]{1,18}")
