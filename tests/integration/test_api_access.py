@@ -12,8 +12,9 @@ import pytest
 from tests.fakes import FakeClock, ScriptedSender
 from tests.integration.apis import Api, Client, expect, opened_api, problem
 
-from gatepost.domain.errors import InvalidInput
-from gatepost.domain.groups import Role
+from gatepost.domain.errors import InvalidInput, StoreUnavailable
+from gatepost.domain.groups import Role, key_text
+from gatepost.services import accounts
 
 BODIES: dict[str, dict[str, Any]] = {
     "createTask": {"title": "Water the plants"},
@@ -123,8 +124,7 @@ async def test_a_delivery_is_found_under_its_own_webhook_only(api: Api) -> None:
         problem(await api.admin(method, f"/api/integrations/webhooks/{other['id']}/{at}"), 404, "not_found")
 
 
-async def test_a_revoked_key_is_refused_within_a_second(tmp_path: Path) -> None:
-    clock = FakeClock()
+async def test_a_revoked_key_is_refused_within_a_second(tmp_path: Path, clock: FakeClock) -> None:
     async with opened_api(tmp_path, clock=clock, sender=ScriptedSender(clock)) as api:
         expect(await api.member.get("/api/tasks"), 200)
         await asyncio.to_thread(revoke_all, api)
@@ -137,8 +137,7 @@ def revoke_all(api: Api) -> None:
         database.execute("UPDATE api_keys SET revoked_at = 1")
 
 
-async def test_the_last_use_of_a_key_is_written_once_a_minute(tmp_path: Path) -> None:
-    clock = FakeClock()
+async def test_the_last_use_of_a_key_is_written_once_a_minute(tmp_path: Path, clock: FakeClock) -> None:
     async with opened_api(tmp_path, clock=clock, sender=ScriptedSender(clock)) as api:
         made = await api.services.accounts.create_key(api.group.id, Role.MEMBER)
         began_at = clock.now()
@@ -155,6 +154,30 @@ async def test_the_last_use_of_a_key_is_written_once_a_minute(tmp_path: Path) ->
         assert await last_used_after(0) == timedelta(0)
         assert await last_used_after(30) == timedelta(0)
         assert await last_used_after(31) == timedelta(seconds=61)
+
+
+async def test_a_last_use_that_cannot_be_written_costs_nobody_anything(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unavailable(_: Any) -> None:
+        raise StoreUnavailable("the disk is full")
+
+    monkeypatch.setattr(api.store, "touch_keys", unavailable)
+    expect(await api.member.get("/api/tasks"), 200)
+    await api.services.accounts.close()
+    expect(await api.member.get("/api/tasks"), 200)
+
+
+async def test_keys_are_remembered_up_to_a_number(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "MOST_TRUSTED_KEYS", 1)
+    for _ in range(2):
+        for client in (api.member, api.admin):
+            expect(await client.get("/api/tasks"), 200)
+
+
+async def test_a_key_that_never_was_is_refused(api: Api) -> None:
+    text = key_text("key_" + "0" * 32, bytes(32))
+    assert await api.services.accounts.authenticate(text) is None
 
 
 @pytest.mark.parametrize("name", ["", "   ", "x" * 101])

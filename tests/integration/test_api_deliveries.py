@@ -1,11 +1,11 @@
 """Deliveries, replays and test sends over HTTP; test sends go through libcurl to a receiver on loopback."""
 
+import asyncio
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from standardwebhooks.webhooks import Webhook as Verifier
@@ -16,7 +16,7 @@ from tests.receivers import Receiver, raw, status
 
 from gatepost.adapters.system import SystemClock
 from gatepost.domain.deliveries import Accepted, ErrorClass, Outcome, Refused, Unreachable
-from gatepost.ports import Dropped
+from gatepost.ports import Dropped, Outgoing
 
 WEBHOOKS = "/api/integrations/webhooks"
 OWN_HEADERS = {"Authorization": "Bearer hunter2"}
@@ -239,8 +239,7 @@ async def test_a_target_that_is_no_longer_allowed_is_refused_at_the_test_too(api
     problem(await api.admin.post(f"{WEBHOOKS}/{webhook['id']}/test"), 422, "target_not_allowed")
 
 
-async def test_tests_are_limited_for_each_webhook_by_itself(tmp_path: Path) -> None:
-    clock = FakeClock()
+async def test_tests_are_limited_for_each_webhook_by_itself(tmp_path: Path, clock: FakeClock) -> None:
     async with opened_api(tmp_path, clock=clock, sender=ScriptedSender(clock)) as api:
         one, other = await api.new_webhook(), await api.new_webhook()
         for _ in range(10):
@@ -255,21 +254,44 @@ async def test_tests_are_limited_for_each_webhook_by_itself(tmp_path: Path) -> N
         problem(await api.admin.post(f"{WEBHOOKS}/{one['id']}/test"), 429, "rate_limited")
 
 
-class SilentSender:
-    """A sender that was stopped: it never settles, or drops what it is given."""
+class StoppedSender(ScriptedSender):
+    """A sender that drops what it is given."""
 
-    def __init__(self, *, drops: bool) -> None:
-        self._drops = drops
-
-    def submit(self, batch: Sequence[Any]) -> None:
-        for outgoing in batch if self._drops else ():
+    def submit(self, batch: Sequence[Outgoing]) -> None:
+        for outgoing in batch:
             outgoing.settle(outgoing, Dropped(), 1_000.0, 0.0)
 
-    async def close(self) -> None: ...
 
-
-async def test_a_test_whose_sender_is_stopping_is_a_fault_of_ours(tmp_path: Path) -> None:
-    async with opened_api(tmp_path, sender=SilentSender(drops=True)) as api:
+async def test_a_test_whose_sender_drops_it_is_a_fault_of_ours(tmp_path: Path, clock: FakeClock) -> None:
+    async with opened_api(tmp_path, clock=clock, sender=StoppedSender(clock)) as api:
         webhook = await api.new_webhook()
         result = expect(await api.admin.post(f"{WEBHOOKS}/{webhook['id']}/test"), 200)
         assert (result["response"], result["errorClass"]) == (None, "internal_error")
+
+
+class SilentSender(ScriptedSender):
+    """A sender that settles nothing."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__(clock)
+        self.hold()
+        self.submitted = asyncio.Event()
+
+    def submit(self, batch: Sequence[Outgoing]) -> None:
+        super().submit(batch)
+        self.submitted.set()
+
+
+async def test_a_test_that_nobody_settles_ends_a_little_after_its_deadline(tmp_path: Path, clock: FakeClock) -> None:
+    sender = SilentSender(clock)
+    async with opened_api(tmp_path, clock=clock, sender=sender) as api:
+        webhook = await api.new_webhook(timeoutSeconds=3)
+        sending = asyncio.create_task(api.admin.post(f"{WEBHOOKS}/{webhook['id']}/test"))
+        await sender.submitted.wait()
+        assert clock.next_alarm == 8
+        clock.advance(8)
+        assert expect(await sending, 200)["errorClass"] == "internal_error"
+        [delivery] = await api.deliveries_of(webhook["id"])
+        answer = await api.admin.get(f"{WEBHOOKS}/{webhook['id']}/deliveries/{delivery['id']}")
+        [attempt] = expect(answer, 200)["attempts"]
+        assert (attempt["startedAt"], attempt["durationMs"]) == (delivery["createdAt"], 8000)

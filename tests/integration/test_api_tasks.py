@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from tests.integration.apis import Api, expect, fields_of, problem
 
+from gatepost.domain.tasks import TaskChange
+from gatepost.ports import Saved
+
 
 def events_of(api: Api) -> list[str]:
     with closing(sqlite3.connect(api.folder / "gatepost.db")) as database:
@@ -250,3 +253,22 @@ async def test_a_webhook_gets_no_event_while_it_is_disabled_nor_of_an_origin_it_
     await api.new_task()
     assert await api.deliveries_of(disabled["id"]) == []
     assert await api.deliveries_of(deaf["id"]) == []
+
+
+@pytest.mark.parametrize(
+    ("saved", "status", "code"),
+    [(Saved.STALE, 409, "version_conflict"), (Saved.WEBHOOKS_MOVED, 503, "store_unavailable")],
+)
+async def test_a_change_that_always_comes_too_late_is_given_up(
+    api: Api, monkeypatch: pytest.MonkeyPatch, saved: Saved, status: int, code: str
+) -> None:
+    path = f"/api/tasks/{(await api.new_task())['id']}"
+    event_ids = set()
+
+    async def too_late(_: str, change: TaskChange, *__: Any, **___: Any) -> Saved:
+        event_ids.add(change.event.id)
+        return saved
+
+    monkeypatch.setattr(api.store, "save_change", too_late)
+    problem(await api.member.post(f"{path}/start"), status, code)
+    assert len(event_ids) == 1

@@ -9,6 +9,8 @@ import pytest
 from tests.fakes import FakeClock, ScriptedSender
 from tests.integration.apis import Api, expect, fields_of, opened_api, problem
 
+from gatepost.ports import Saved
+
 WEBHOOKS = "/api/integrations/webhooks"
 BODY = {"name": "Rota", "targetUrl": "https://hooks.example.com/in", "events": ["task.*"]}
 SECRET = "whsec_" + base64.b64encode(bytes(range(24))).decode()
@@ -330,3 +332,13 @@ async def test_no_answer_but_create_and_rotate_holds_a_secret_and_none_a_header_
         assert answer.status_code in (200, 202, 422)
         for hidden in ("hunter2", webhook["secret"], rotated["secret"], api.admin.key or ""):
             assert hidden not in answer.text
+
+
+async def test_an_edit_that_always_comes_too_late_is_given_up(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    webhook = await api.new_webhook()
+
+    async def too_late(*_: Any) -> Saved:
+        return Saved.STALE
+
+    monkeypatch.setattr(api.store, "save_webhook", too_late)
+    problem(await api.admin.patch(f"{WEBHOOKS}/{webhook['id']}", {"name": "Other"}), 409, "version_conflict")

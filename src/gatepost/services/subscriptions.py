@@ -37,7 +37,11 @@ class Matcher:
 
     async def match(self, group_id: str, event: str, origin: str) -> Match:
         """Return the webhooks of a group that are owed an event."""
-        known = self._groups.get(group_id) or await self._read(group_id)
+        known = self._groups.get(group_id)
+        if known is None:
+            known = await self._read(group_id)
+        else:
+            self._groups.move_to_end(group_id)
         match = known.matches.get((event, origin))
         if match is None:
             wanting = tuple(item for item in known.subscriptions.items if wants(item, event, origin))
