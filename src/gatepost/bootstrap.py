@@ -71,9 +71,9 @@ async def running(
     Shape:  `listeners` are the (address, port) pairs that the process itself answers at.
     Raises: StoreUnavailable, when the store cannot be opened.
     """
-    _log_settings(settings)
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(delivery_parts(settings, listeners=listeners))
+        _log_settings(settings)
         engine = _engine(parts) if with_engine else _NoEngine()
         parts.store.on_queued = engine.hand_over
         task = await stack.enter_async_context(_delivering(engine, settings))

@@ -15,7 +15,7 @@ import typer
 import uvloop
 
 from gatepost import __version__, bootstrap, client, config, logs, receiver, serving
-from gatepost.client import RequestFailed
+from gatepost.client import RequestFailed, UnusableUrl
 from gatepost.config import InvalidSettings, Settings
 from gatepost.domain.errors import GatepostError, InvalidInput
 from gatepost.domain.groups import Role
@@ -68,7 +68,7 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a check mark must not end us on a terminal that has none
     try:
         app()
-    except (InvalidSettings, InvalidInput) as error:
+    except (InvalidSettings, InvalidInput, UnusableUrl) as error:
         _fail(str(error), EXIT_USAGE)
     except (CannotListen, RequestFailed) as error:
         _fail(str(error), EXIT_FAILED)

@@ -17,6 +17,10 @@ class RequestFailed(Exception):
     """A request that was not answered as hoped; the text says what happened, and what to do."""
 
 
+class UnusableUrl(Exception):
+    """What was given as a URL is none; the text says how to write one."""
+
+
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_arguments: Any) -> None:
         return None
@@ -40,7 +44,7 @@ class Api:
         """
         headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
         content = None if body is None else json.dumps(body).encode()
-        status, answer = request(method, checked_url(self.url).rstrip("/") + path, headers, content)
+        status, answer = request(method, self.url.rstrip("/") + path, headers, content)
         parsed = _object(answer)
         if not 200 <= status <= 299:
             detail = parsed.get("detail") or parsed.get("title") or "there was no explanation"
@@ -71,14 +75,14 @@ def trigger(api: Api, event: str, *, title: str) -> dict[str, Any]:
 
 
 def checked_url(url: str) -> str:
-    """Raises: RequestFailed, when it is no http or https URL."""
+    """Raises: UnusableUrl, when it is no http or https URL."""
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise RequestFailed(f"{url!r} is no URL to send to: write it as http://127.0.0.1:8000")
+        raise UnusableUrl(f"{url!r} is no URL to send to: write it as http://127.0.0.1:8000.")
     return url
 
 
