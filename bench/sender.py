@@ -12,7 +12,6 @@ import statistics
 import subprocess
 import sys
 import time
-from ipaddress import ip_network
 from pathlib import Path
 
 import uvloop
@@ -21,7 +20,7 @@ from gatepost.adapters.resolver import Resolver
 from gatepost.adapters.sender import CurlSender
 from gatepost.adapters.system import SystemClock
 from gatepost.domain.deliveries import Accepted, Outcome, QueuedDelivery, request_headers
-from gatepost.domain.network import Target, TargetPolicy, parse_target
+from gatepost.domain.network import Target, TargetPolicy, parse_networks, parse_target
 from gatepost.domain.signatures import make_secret, parse_secret
 from gatepost.ports import Dropped, Outgoing
 
@@ -81,7 +80,7 @@ class Drain:
 
 async def measure(url: str, arguments: argparse.Namespace) -> dict[str, float]:
     """Return CPU µs and wall µs per request of this process, over one warm drain."""
-    policy = TargetPolicy(allowed_networks=(ip_network("127.0.0.0/8"),))
+    policy = TargetPolicy(allowed_networks=parse_networks("127.0.0.0/8, ::1/128"))
     clock = SystemClock()
     sender = CurlSender(
         policy, Resolver(clock), clock, ca_file=arguments.certificate, on_thread_death=lambda _error: os._exit(1)

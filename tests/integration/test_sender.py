@@ -536,9 +536,7 @@ async def test_the_real_address_of_every_connect_is_judged(
     make: Make, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second guard, alone: the first one is taken away."""
-    monkeypatch.setattr(
-        CurlSender, "_check", lambda self, job, addresses: bool(setattr(job, "addresses", addresses)) or True
-    )
+    monkeypatch.setattr(CurlSender, "_settle_if_refused", lambda self, job, judged: True)
     send = make(TargetPolicy(), Names(hooks=(IPv6Address("::1"), IPv4Address("127.0.0.1"))))
 
     outcome = await send(receiver.url_for("hooks.test"))
@@ -622,6 +620,7 @@ async def test_nothing_is_settled_after_close(make: Make, receiver: Receiver) ->
     await receiver.wait_for(3)
 
     await send.sender.close()
+    send.sender.submit([outgoing])
     await asyncio.sleep(0.1)
 
     assert settled == []

@@ -54,7 +54,9 @@ class CurlSender:
         self._closed = False
 
     def submit(self, batch: Sequence[Outgoing]) -> None:
-        """Start the requests; every one is settled once, whatever happens."""
+        """Start the requests; every one is settled once, whatever happens. After `close`, nothing is."""
+        if self._closed:
+            return
         thread = self._started()
         now = self._clock.boot()
         ready: list[Job] = []
@@ -78,8 +80,6 @@ class CurlSender:
         self._trust.close()
 
     def _started(self) -> CurlLoop:
-        if self._closed:
-            raise RuntimeError("the sender is closed")
         if self._thread is None:
             self._loop = asyncio.get_running_loop()
             self._thread = CurlLoop(
@@ -97,32 +97,39 @@ class CurlSender:
         target = job.outgoing.target
         place = (target.host, target.port)
         judged = self._judged.get(place) or self._judge_literal(place, target.literal)
-        if not judged.is_literal:
+        if judged.is_name:
             addresses = self._resolver.known(target.host)
             if addresses is None:
                 self._look_up(job)
                 return False
-            return self._check(job, addresses)
+            return self._admit_at(job, addresses)
+        return self._settle_if_refused(job, judged)
+
+    def _admit_at(self, job: Job, addresses: tuple[IpAddress, ...]) -> bool:
+        """Say whether a request may go to the addresses of its name; one that may not be called blocks them all."""
+        target = job.outgoing.target
+        place = (target.host, target.port)
+        judged = self._judged.get(place)
+        if judged is None or judged.addresses is not addresses:
+            judged = self._judge(place, addresses, is_name=True)
+        job.addresses = addresses
+        return self._settle_if_refused(job, judged)
+
+    def _settle_if_refused(self, job: Job, judged: "_Judged") -> bool:
         if judged.refusal:
             self._settle_soon(job, Blocked(ErrorClass.BLOCKED_ADDRESS, judged.refusal))
         return not judged.refusal
 
     def _judge_literal(self, place: tuple[str, int], literal: IpAddress | None) -> "_Judged":
+        return self._judge(place, () if literal is None else (literal,), is_name=literal is None)
+
+    def _judge(self, place: tuple[str, int], addresses: tuple[IpAddress, ...], *, is_name: bool) -> "_Judged":
+        """Return the policy's word on all the addresses of a host, and remember it: the tables are long."""
+        refusals = (self._policy.refusal(address, place[1]) for address in addresses)
         if len(self._judged) >= JUDGED_LIMIT:
             self._judged.clear()
-        refusal = self._policy.refusal(literal, place[1]) if literal is not None else None
-        self._judged[place] = _Judged(literal is not None, refusal)
-        return self._judged[place]
-
-    def _check(self, job: Job, addresses: tuple[IpAddress, ...]) -> bool:
-        """Say whether all addresses of a name may be called; one that may not blocks them all."""
-        port = job.outgoing.target.port
-        for address in addresses:
-            if refusal := self._policy.refusal(address, port):
-                self._settle_soon(job, Blocked(ErrorClass.BLOCKED_ADDRESS, refusal))
-                return False
-        job.addresses = addresses
-        return True
+        judged = self._judged[place] = _Judged(is_name, addresses, next(filter(None, refusals), None))
+        return judged
 
     def _look_up(self, job: Job) -> None:
         task = asyncio.ensure_future(self._resolve(job))
@@ -135,7 +142,7 @@ class CurlSender:
                 answer = await self._resolver.resolve(job.outgoing.target.host)
             if isinstance(answer, LookupFailure):
                 self._settle_soon(job, Unreachable(ErrorClass.DNS, answer.detail))
-            elif self._check(job, answer) and self._thread:
+            elif self._admit_at(job, answer) and self._thread:
                 self._thread.put([job])
         except TimeoutError:
             self._settle_soon(job, Unreachable(ErrorClass.DNS, "no answer before the deadline"))
@@ -163,7 +170,8 @@ class CurlSender:
 
 
 class _Judged(NamedTuple):
-    is_literal: bool
+    is_name: bool
+    addresses: tuple[IpAddress, ...]
     refusal: str | None
 
 
