@@ -103,7 +103,7 @@ class Dispatcher:
             self.touch(lane)
         while self.in_flight or self._arrived or self.recorder.unrecorded:
             self._turned.clear()
-            await self._turned.wait()
+            await self._clock.wait(self._turned, LONGEST_SLEEP)
 
     # --- start -----------------------------------------------------------------------------------------------
 
