@@ -17,6 +17,7 @@ from tests.receivers import Answer, Authority, Receiver, drip, endless, hang, ra
 from gatepost.adapters.resolver import LookupFailure, Resolver
 from gatepost.adapters.sender import CurlSender
 from gatepost.adapters.system import SystemClock
+from gatepost.adapters.transfers import Transfer
 from gatepost.domain.deliveries import Accepted, Blocked, ErrorClass, Refused, Unreachable, retry_after
 from gatepost.domain.network import TargetPolicy, parse_networks, parse_target
 from gatepost.ports import Dropped, Outgoing
@@ -34,6 +35,9 @@ class Names:
 
     def known(self, host: str) -> Any:
         return None
+
+    def close(self) -> None:
+        pass
 
     async def resolve(self, host: str) -> Any:
         answer = self.answers[host.removesuffix(".test")]
@@ -480,6 +484,16 @@ async def test_a_body_that_must_not_be_is_never_the_next_answer(send: Sending, r
     assert (first.response.status_code, second.response.status_code) == (204, 201)
 
 
+async def test_a_receiver_that_hangs_up_after_each_answer_gets_every_request(send: Sending, receiver: Receiver) -> None:
+    receiver.answer(raw(OK, then="close"))
+
+    for pause in [0.0, 0.01] * 10:  # descriptors are given out again and again
+        assert isinstance(await send(receiver.url), Accepted)
+        await asyncio.sleep(pause)
+
+    assert len(receiver.requests) == 20
+
+
 # --- addresses -----------------------------------------------------------------------------------------------
 
 
@@ -599,6 +613,22 @@ async def test_a_request_whose_lease_ends_while_its_name_is_looked_up_is_dropped
     send = make(resolver=Names(slow=_later(0.05, (IPv4Address("127.0.0.1"),))))
 
     assert await send(receiver.url_for("slow.test"), start_before=CLOCK.boot() + 0.01) == Dropped()
+    assert receiver.requests == []
+
+
+async def test_a_request_whose_lease_ends_while_it_connects_is_dropped(
+    send: Sending, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after SIGSTOP and SIGCONT: the last look at the clock is just before the request leaves."""
+    prepare = Transfer.prepare
+
+    def stand_still(transfer: Transfer, job: Any, **options: Any) -> None:
+        prepare(transfer, job, **options)
+        job.outgoing.start_before = CLOCK.boot() - 0.001
+
+    monkeypatch.setattr(Transfer, "prepare", stand_still)
+
+    assert await send(receiver.url, start_before=CLOCK.boot() + 60) == Dropped()
     assert receiver.requests == []
 
 

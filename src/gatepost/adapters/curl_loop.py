@@ -253,6 +253,7 @@ class CurlLoop:
         unused (`Transfer.on_send`), and is started again.
         """
         self._idle_fds.discard(fd)
+        self._watched.pop(fd, None)
         with contextlib.suppress(OSError):  # closed a moment ago, in this very turn
             self._spoiled.add(fd)
             self._epoll.unregister(fd)
@@ -263,16 +264,19 @@ class Spoiled:
 
     def __init__(self) -> None:
         self._places: dict[int, tuple[str, int]] = {}
+        self._known: set[tuple[str, int]] = set()
 
     def __contains__(self, place: tuple[str, int]) -> bool:
-        return bool(self._places) and place in self._places.values()
+        return place in self._known
 
     def add(self, fd: int) -> None:
         with socket.socket(fileno=os.dup(fd)) as connection:
-            self._places[fd] = connection.getsockname()[:2]
+            place = connection.getsockname()[:2]
+        self._places[fd] = place
+        self._known.add(place)
 
     def forget(self, fd: int) -> None:
-        self._places.pop(fd, None)
+        self._known.discard(self._places.pop(fd, ("", 0)))
 
 
 _EPOLL_ALL = select.EPOLLIN | select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP

@@ -25,7 +25,7 @@ JUDGED_LIMIT = 20_000
 
 
 class CurlSender:
-    """The `Sender` port on libcurl. It belongs to the event loop of its first `submit`.
+    """The `Sender` port on libcurl. It belongs to the event loop of its first `submit`, and closes its resolver.
 
     Shape: `ca_file` is trusted besides the system's certificates. `on_thread_death` is called on the event loop's
            thread when libcurl's thread ends by a bug: nothing will be settled any more.
@@ -75,6 +75,7 @@ class CurlSender:
         self._closed = True
         for task in self._look_ups:
             task.cancel()
+        self._resolver.close()
         if self._thread:
             await asyncio.to_thread(self._thread.stop)
         self._trust.close()

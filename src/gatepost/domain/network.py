@@ -290,7 +290,7 @@ def _parse_network(text: str) -> IpNetwork:
     try:
         network = ip_network(text, strict=True)
     except ValueError:
-        address = text.split("/")[0]
+        address = text.partition("/")[0]
         whole = f"{address}/{network.max_prefixlen}"
         raise ValueError(f"{text!r} names an address inside {network}: write {whole} or {network}") from None
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
