@@ -28,6 +28,10 @@ Row = tuple[Any, ...]
 NEVER_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z: later than every moment, still a moment
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_MICROSECOND = timedelta(microseconds=1)
+
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def to_ms(moment: datetime) -> int:
@@ -36,8 +40,7 @@ def to_ms(moment: datetime) -> int:
     >>> to_ms(datetime(2026, 11, 23, 12, 34, 56, 123999, tzinfo=UTC))
     1795437296123
     """
-    since = moment - _EPOCH
-    return since.days * 86_400_000 + since.seconds * 1000 + since.microseconds // 1000
+    return (moment - _EPOCH) // _MILLISECOND
 
 
 def from_ms(milliseconds: int) -> datetime:
@@ -46,7 +49,7 @@ def from_ms(milliseconds: int) -> datetime:
     >>> from_ms(1795437296123)
     datetime.datetime(2026, 11, 23, 12, 34, 56, 123000, tzinfo=datetime.timezone.utc)
     """
-    return _EPOCH + timedelta(0, 0, 0, milliseconds)
+    return _EPOCH + milliseconds * _MILLISECOND
 
 
 def to_ms_or_none(moment: datetime | None) -> int | None:
@@ -112,7 +115,7 @@ def task_from(row: Row) -> Task:
 
 
 def history_row(group_id: str, task_id: str, entry: HistoryEntry) -> Row:
-    changes = json.dumps(entry.changes, ensure_ascii=False, separators=(",", ":"))
+    changes = _to_json(entry.changes)
     return (
         task_id,
         entry.version,
@@ -248,7 +251,6 @@ ATTEMPT_COLUMNS = (
     "delivery_id, number, probe, id, started_at, duration_us, outcome, status_code, headers, body, truncated,"
     " error_class, detail"
 )
-_MICROSECOND = timedelta(microseconds=1)
 
 
 def attempt_row(delivery_id: str, attempt: Attempt) -> Row:

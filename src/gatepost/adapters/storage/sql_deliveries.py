@@ -37,13 +37,14 @@ _ADD_EVENT_TASKS = "INSERT INTO event_tasks (group_id, task_id, event_id, versio
 _ADD_DELIVERIES = f"INSERT INTO deliveries ({DELIVERY_COLUMNS}, replay_key) VALUES {{rows}}"
 _ADD_ATTEMPT = f"INSERT INTO attempts ({ATTEMPT_COLUMNS}) VALUES {{rows}}"
 
-# Newest first. The conditions of a query are appended. With a webhook asked for, the index on it is the shorter one.
+# Newest first. The conditions of a query are appended. `|| ''` keeps the planner from choosing the index of a column:
+# with a webhook asked for, that of the webhook is the one to walk along.
 _DELIVERIES = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE group_id = ?"
-_DELIVERIES_OF_WEBHOOK = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE +group_id = ?"
+_DELIVERIES_OF_WEBHOOK = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE group_id || '' = ?"
 # A task has few events and a group has many deliveries: from the task's side, or not at all.
 _DELIVERIES_OF_TASK = f"""
 SELECT {DELIVERY_COLUMNS} FROM deliveries
-WHERE +group_id = ? AND event_id IN (SELECT event_id FROM event_tasks WHERE group_id = ? AND task_id = ?)
+WHERE group_id || '' = ? AND event_id IN (SELECT event_id FROM event_tasks WHERE group_id = ? AND task_id = ?)
 """
 
 _DELIVERY = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE id = ? AND webhook_id = ? AND group_id = ?"
@@ -124,7 +125,7 @@ def deliveries_statement(group_id: str, query: DeliveryQuery, before: str | None
     elif query.webhook_id is not None:
         base = _DELIVERIES_OF_WEBHOOK
     conditions: dict[str, Any] = {
-        "webhook_id = ?": query.webhook_id,
+        "webhook_id = ?" if query.task_id is None else "webhook_id || '' = ?": query.webhook_id,
         "event = ?": query.event,
         "created_at >= ?": to_ms_or_none(query.created_from),
         "created_at < ?": to_ms_or_none(query.created_to),

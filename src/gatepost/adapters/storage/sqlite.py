@@ -13,6 +13,7 @@ from gatepost.adapters.storage.migrating import migrate
 from gatepost.adapters.storage.rows import to_ms
 from gatepost.adapters.storage.scripts import Script, execute, fetch
 from gatepost.adapters.storage.sql_accounts import SqlAccounts
+from gatepost.adapters.storage.sql_attempts import SqlAttempts
 from gatepost.adapters.storage.sql_deliveries import SqlDeliveries
 from gatepost.adapters.storage.sql_lanes import SqlLanes, renew
 from gatepost.adapters.storage.sql_tasks import SqlTasks
@@ -34,12 +35,13 @@ ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at
 _SEEN = "UPDATE workers SET seen_at = ? WHERE id = ?"
 _FORGET = "DELETE FROM workers WHERE id = ?"
 _OWNERS = "SELECT id FROM workers UNION SELECT owner FROM lanes WHERE owner <> ''"
-# The owner stays: whoever takes its lanes over counts that they were not released.
-_LAPSE = "UPDATE lanes SET lease_until = 0 WHERE owner = ?"
-_RELEASE_ALL = "UPDATE lanes SET owner = '', lease_until = 0 WHERE owner = ?"
+# The owner stays: whoever takes its lanes over counts that they were not released. `<> ''` says nothing new, but lets
+# the index of leased lanes find them.
+_LAPSE = "UPDATE lanes SET lease_until = 0 WHERE owner = ? AND owner <> ''"
+_RELEASE_ALL = "UPDATE lanes SET owner = '', lease_until = 0 WHERE owner = ? AND owner <> ''"
 
 
-class SqliteStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes):
+class SqliteStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes, SqlAttempts):
     """Implements every store of `ports`."""
 
     def __init__(self, path: Path, threads: Threads, box: SecretBox) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -20,6 +21,11 @@ BUSY_TIMEOUT_SECONDS = 5.0
 READERS = 2
 # One commit holds everybody's answer back, and the write lock: no more is put into it after this long.
 COMMIT_AFTER_SECONDS = 0.008
+# The log is copied into the database by a thread of its own, beside the writing. The writer copies only what has been
+# added meanwhile, when the log has become this long, and starts it anew.
+CHECKPOINT_EVERY_SECONDS = 1.0
+CHECKPOINT_WORTH_COMMITS = 100  # fewer are left to the writer: two flushes each second wear a disk for nothing
+LONGEST_LOG_PAGES = 8000  # 32 MiB
 MOST_ROWS = 256  # in one statement; SQLite takes 32,766 parameters
 
 
@@ -54,8 +60,11 @@ class Threads:
         self._writes: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._reads: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._batch: list[Job[Any]] = []  # what the writer is at
+        self._commits = 0
+        self._stopping = threading.Event()
         self._threads = [
             self._started("sqlite-writer", self._keep_writing, path),
+            self._started("sqlite-checkpointer", self._keep_checkpointing, path),
             *(self._started(f"sqlite-reader-{n}", self._keep_reading, path) for n in range(READERS)),
         ]
 
@@ -81,6 +90,7 @@ class Threads:
         return future
 
     def _stop(self) -> None:
+        self._stopping.set()
         for queue in (self._writes, *[self._reads] * READERS):
             queue.put(None)
 
@@ -136,9 +146,20 @@ class Threads:
                 jobs.append(job)
                 told.append(write_one(connection, job))
             connection.execute("COMMIT")
+            self._commits += 1
         except sqlite3.Error as error:
             return self._failed(connection, error)
         return told
+
+    def _keep_checkpointing(self, path: Path) -> None:
+        connection = connect(path)
+        copied = 0
+        while not self._stopping.wait(CHECKPOINT_EVERY_SECONDS):
+            if self._commits - copied >= CHECKPOINT_WORTH_COMMITS:
+                copied = self._commits
+                with suppress(sqlite3.OperationalError):  # a full disk, say: the log grows until there is space again
+                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        connection.close()
 
     def _next_write(self) -> Job[Any] | None:
         try:
@@ -210,7 +231,7 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = FULL")  # an acknowledged commit survives a power cut
     connection.execute("PRAGMA cache_size = -32768")  # KiB
     connection.execute("PRAGMA mmap_size = 268435456")
-    connection.execute("PRAGMA wal_autocheckpoint = 8000")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {LONGEST_LOG_PAGES}")
     connection.execute("PRAGMA temp_store = MEMORY")
     return connection
 

@@ -1,0 +1,160 @@
+"""Attempts in SQL: recording what came of them, in batches, fenced by the tokens of their lanes."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from gatepost.adapters.storage.rows import ATTEMPT_COLUMNS, Row, attempt_row, progress_row
+from gatepost.adapters.storage.scripts import IN_LIST, Database, Script, Unstorable, execute_many, fetch, listed
+from gatepost.domain.deliveries import ErrorClass, Unreachable
+from gatepost.ports import LaneOutcomes, Settled
+
+STANDING = f"SELECT webhook_id, token, unclean, window FROM lanes WHERE webhook_id {IN_LIST}"
+# An attempt is written only where it moves its delivery, and before that is moved. What is there already is recorded:
+# a batch whose COMMIT got lost is written again unharmed. CROSS JOIN: from the rows given, one look-up for each.
+_INSERT_ATTEMPTS = f"""
+WITH new ({ATTEMPT_COLUMNS}) AS (VALUES {{rows}})
+INSERT INTO attempts ({ATTEMPT_COLUMNS})
+SELECT {", ".join(f"new.{column}" for column in ATTEMPT_COLUMNS.split(", "))}
+FROM new CROSS JOIN deliveries WHERE deliveries.id = new.delivery_id
+"""
+ADD_ATTEMPTS = f"""
+{_INSERT_ATTEMPTS} AND deliveries.attempt_count = new.number - 1 AND deliveries.finished_at IS NULL
+ON CONFLICT DO NOTHING
+"""
+# The attempt written ahead of sending may have been the last one: what it finished is open to its own amendment.
+_IS_OPEN = "(deliveries.finished_at IS NULL OR deliveries.dead_reason = 'attempts_exhausted')"
+REPLACE_ATTEMPTS = f"""
+{_INSERT_ATTEMPTS} AND deliveries.attempt_count = new.number AND {_IS_OPEN}
+ON CONFLICT (delivery_id, number, probe) DO UPDATE SET
+    id = excluded.id, started_at = excluded.started_at, duration_us = excluded.duration_us,
+    outcome = excluded.outcome, status_code = excluded.status_code, headers = excluded.headers,
+    body = excluded.body, truncated = excluded.truncated, error_class = excluded.error_class,
+    detail = excluded.detail
+"""
+_SET_PROGRESS = """
+WITH new (id, expected_count, status, attempt_count, max_attempts, next_attempt_at, last_status_code,
+          last_error_class, dead_reason, finished_at) AS (VALUES {rows})
+UPDATE deliveries SET status = new.status, attempt_count = new.attempt_count, max_attempts = new.max_attempts,
+       next_attempt_at = new.next_attempt_at, last_status_code = new.last_status_code,
+       last_error_class = new.last_error_class, dead_reason = new.dead_reason, finished_at = new.finished_at
+FROM new WHERE deliveries.id = new.id AND deliveries.attempt_count = new.expected_count
+"""
+MOVE = f"{_SET_PROGRESS} AND deliveries.finished_at IS NULL"
+AMEND = f"{_SET_PROGRESS} AND {_IS_OPEN}"
+CLEAN = """
+WITH clean (webhook_id, "window") AS (VALUES {rows})
+UPDATE lanes SET unclean = 0, "window" = clean."window" FROM clean WHERE lanes.webhook_id = clean.webhook_id
+"""
+
+# Of one lane: the rows of `ADD_ATTEMPTS`, of `MOVE`, and of their amending counterparts.
+LaneRows = tuple[list[Row], list[Row], list[Row], list[Row]]
+
+
+class SqlAttempts:
+    """Implements the recording of `ports.LaneStore`."""
+
+    _database: Database
+
+    async def record_attempts(self, batch: Sequence[LaneOutcomes], *, now: datetime) -> set[str]:  # noqa: ARG002  # every moment written is in the batch
+        try:
+            return await self._database.write(_record(batch))
+        except (Unstorable, UnicodeEncodeError):
+            return {lost for outcomes in batch for lost in await self._record_singly(outcomes)}
+
+    async def _record_singly(self, outcomes: LaneOutcomes) -> set[str]:
+        lost: set[str] = set()
+        for settled in outcomes.settled:
+            try:
+                lost |= await self._database.write(_record([replace(outcomes, settled=[settled])]))
+            except (Unstorable, UnicodeEncodeError):
+                bare = replace(outcomes, settled=[_without_response(settled)])
+                lost |= await self._database.write(_record([bare]))
+        return lost
+
+
+def _record(batch: Sequence[LaneOutcomes]) -> Script[set[str]]:
+    """Return the script with its rows made: the write lock is not held for that."""
+    return _write_rounds([(part, [_rows_of(outcomes.settled) for outcomes in part]) for part in _rounds(batch)])
+
+
+def _rounds(batch: Sequence[LaneOutcomes]) -> list[Sequence[LaneOutcomes]]:
+    """Part a batch so that each part has a delivery once: a statement over rows sees what was before all of them."""
+    ids = [each.delivery.id for outcomes in batch for each in outcomes.settled]
+    if len(set(ids)) == len(ids):
+        return [batch]
+    earlier: Counter[str] = Counter()
+    rounds: dict[int, list[LaneOutcomes]] = {}
+    for outcomes in batch:
+        parts: dict[int, list[Settled]] = {0: []}
+        for each in outcomes.settled:
+            parts.setdefault(earlier[each.delivery.id], []).append(each)
+            earlier[each.delivery.id] += 1
+        for number, settled in parts.items():
+            rounds.setdefault(number, []).append(replace(outcomes, settled=settled))
+    return [rounds[number] for number in sorted(rounds)]
+
+
+def _write_rounds(rounds: Sequence[tuple[Sequence[LaneOutcomes], Sequence[LaneRows]]]) -> Script[set[str]]:
+    lost: set[str] = set()
+    for batch, rows in rounds:
+        lost |= yield from _write_outcomes(batch, rows)
+    return lost
+
+
+def _rows_of(settled: Iterable[Settled]) -> LaneRows:
+    attempts: list[Row] = []
+    moves: list[Row] = []
+    replaced: list[Row] = []
+    amended: list[Row] = []
+    for each in settled:
+        delivery_id, attempt, progress = each.delivery.id, each.attempt, each.progress
+        if each.amends:
+            replaced.append(attempt_row(delivery_id, attempt))
+            amended.append(progress_row(delivery_id, progress, expected_count=attempt.number))
+            continue
+        attempts.append(attempt_row(delivery_id, attempt))
+        # A failed probe counts for nothing and moves nothing; one that got through finishes its delivery.
+        if not attempt.probe or progress.finished_at is not None:
+            moves.append(progress_row(delivery_id, progress, expected_count=attempt.number - 1))
+    return attempts, moves, replaced, amended
+
+
+def _write_outcomes(batch: Sequence[LaneOutcomes], rows: Sequence[LaneRows]) -> Script[set[str]]:
+    stored = yield fetch(STANDING, (listed(sorted(outcomes.webhook_id for outcomes in batch)),))
+    lanes = {webhook_id: (token, unclean, window) for webhook_id, token, unclean, window in stored}
+    lost: set[str] = set()
+    cleaned: list[Row] = []
+    kinds: tuple[list[Row], ...] = ([], [], [], [])
+    for outcomes, rows_of_lane in zip(batch, rows, strict=True):
+        token, unclean, window = lanes.get(outcomes.webhook_id, (None, 0, 0))
+        if token != outcomes.token:
+            lost.add(outcomes.webhook_id)
+            continue
+        for kind, more in zip(kinds, rows_of_lane, strict=True):
+            kind.extend(more)
+        if unclean or window != outcomes.window:
+            cleaned.append((outcomes.webhook_id, outcomes.window))
+    for sql, its_rows in zip((ADD_ATTEMPTS, MOVE, REPLACE_ATTEMPTS, AMEND), kinds, strict=True):
+        if its_rows:
+            yield execute_many(sql, its_rows)
+    if cleaned:
+        yield execute_many(CLEAN, sorted(cleaned))
+    return lost
+
+
+def _without_response(settled: Settled) -> Settled:
+    """Return an attempt that the store can hold in any case; what it means for the delivery stays."""
+    code = settled.progress.last_status_code
+    bare = replace(
+        settled.attempt,
+        outcome=Unreachable(ErrorClass.INTERNAL_ERROR, "the store could not hold the response"),
+        duration=min(max(settled.attempt.duration, timedelta(0)), timedelta(days=1)),
+    )
+    holds = code is None or 0 <= code < 2**31
+    return replace(
+        settled,
+        attempt=bare,
+        progress=settled.progress if holds else replace(settled.progress, last_status_code=None),
+    )
