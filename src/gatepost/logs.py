@@ -47,24 +47,66 @@ def configure(*, level: Level, format: Format | None, stream: TextIO | None = No
     threshold = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt=None, key="at"),
-            structlog.processors.ExceptionRenderer(),  # plain: local variables could hold secrets
             redact,
             _console(colors=stream.isatty()) if console else _render_json,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        wrapper_class=_logger_from(threshold),
         logger_factory=structlog.WriteLoggerFactory(file=stream),
         cache_logger_on_first_use=True,
     )
     _take_over_standard_library(threshold)
 
 
-def redact(_logger: object, _method: str, event: EventDict) -> EventDict:
+class Logger(structlog.BoundLoggerBase):
+    """structlog's bound logger without what it does on the way: it handed the facts on four times for each line."""
+
+    def debug(self, event: str, **facts: Any) -> None:
+        self._write("debug", event, facts)
+
+    def info(self, event: str, **facts: Any) -> None:
+        self._write("info", event, facts)
+
+    def warning(self, event: str, **facts: Any) -> None:
+        self._write("warning", event, facts)
+
+    def error(self, event: str, **facts: Any) -> None:
+        self._write("error", event, facts)
+
+    def exception(self, event: str, **facts: Any) -> None:
+        """Write an error with the exception that is being handled."""
+        self.error(event, **{"exc_info": True, **facts})
+
+    def critical(self, event: str, **facts: Any) -> None:
+        self._write("critical", event, facts)
+
+    def _write(self, level: str, event: str, facts: dict[str, Any]) -> None:
+        line: Any = {"event": event, "level": level, **self._context, **facts}
+        try:
+            for processor in self._processors:
+                line = processor(self._logger, level, line)
+        except structlog.DropEvent:
+            return
+        self._logger.msg(line)
+
+
+def _logger_from(threshold: int) -> type[Logger]:
+    """Return the logger whose methods below a level do nothing."""
+
+    def nothing(_self: Logger, _event: str, **_facts: Any) -> None:
+        pass
+
+    levels = logging.getLevelNamesMapping()
+    silent = [name for name in ("debug", "info", "warning", "error") if levels[name.upper()] < threshold]
+    return type("Logger", (Logger,), dict.fromkeys(silent, nothing))
+
+
+def redact(logger: object, method: str, event: EventDict) -> EventDict:
     """Replace what must not be read: values under keys that name secrets, and whatever looks like one of ours."""
+    if "exc_info" in event:
+        event = _render_exception(logger, method, event)
     for key, value in event.items():
-        if _sensitive[key]:
+        if key not in _harmless and _is_redacted(key):
             event[key] = REDACTED
         elif value.__class__ is str:
             # Ids are what most lines are made of, and every shape of a secret is longer than they are.
@@ -94,16 +136,16 @@ def is_sensitive(key: str) -> bool:
     return any(map(_SENSITIVE.fullmatch, words)) and not _HARMLESS_ENDING.fullmatch(words[-1])
 
 
-class _Verdicts(dict[str, bool]):
-    """What `is_sensitive` said; the keys of log lines are written in the code, so they are few."""
+def _is_redacted(key: str) -> bool:
+    if is_sensitive(key):
+        return True
+    _harmless.add(key)
+    return False
 
-    def __missing__(self, key: str) -> bool:
-        self[key] = is_sensitive(key)
-        return self[key]
 
-
-_sensitive = _Verdicts()
+_harmless: set[str] = set()  # keys that were judged; they are written in the code, so they are few
 _NUMBERS = frozenset({int, float, bool, type(None)})
+_render_exception = structlog.processors.ExceptionRenderer()  # plain: local variables could hold secrets
 
 
 def _redacted(value: Any) -> Any:
@@ -154,11 +196,12 @@ class _Forwarder(logging.Handler):
     """Gives what libraries log to the same pipeline."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        facts = {"library": record.name, "message": record.getMessage()}
-        if record.exc_info:
-            structlog.get_logger().log(record.levelno, "library.logged", **facts, exc_info=record.exc_info)
-        else:
-            structlog.get_logger().log(record.levelno, "library.logged", **facts)
+        log = structlog.get_logger()
+        write = log.critical if record.levelno >= logging.CRITICAL else log.error
+        if record.levelno < logging.ERROR:
+            write = log.warning
+        facts = {"exc_info": record.exc_info} if record.exc_info else {}
+        write("library.logged", library=record.name, message=record.getMessage(), **facts)
 
 
 def _take_over_standard_library(threshold: int) -> None:
