@@ -28,7 +28,7 @@ WHERE task_id = ? AND group_id = ? ORDER BY version
 
 # What every emit asks first: have webhooks been written since its event was matched, and is this a write that was
 # made before and whose answer got lost?
-_BEFORE_EMIT = """
+BEFORE_EMIT = """
 SELECT coalesce((SELECT webhooks_version FROM groups WHERE id = ?), 0),
        EXISTS (SELECT 1 FROM events WHERE group_id = ? AND id = ?)
 """
@@ -99,7 +99,7 @@ def _save_change(
 ) -> Script[Emitted]:
     if change.task.group_id != group_id:
         return Emitted(Saved.STALE)
-    [(stored_version, is_repeat)] = yield fetch(_BEFORE_EMIT, (group_id, group_id, change.event.id))
+    [(stored_version, is_repeat)] = yield fetch(BEFORE_EMIT, (group_id, group_id, change.event.id))
     if is_repeat:
         return Emitted(Saved.DONE)
     if stored_version != webhooks_version:

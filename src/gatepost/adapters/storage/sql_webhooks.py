@@ -71,8 +71,8 @@ UPDATE lanes SET hold_until = ?, pokes = pokes + 1, due_at = CASE WHEN due_at > 
 WHERE webhook_id = ?
 """
 
-_SERVED = f"SELECT {_COLUMNS} FROM webhooks WHERE id {IN_LIST} AND enabled = 1 AND deleted_at IS NULL"
-_CONFIG_VERSIONS = f"""
+SERVED = f"SELECT {_COLUMNS} FROM webhooks WHERE id {IN_LIST} AND enabled = 1 AND deleted_at IS NULL"
+CONFIG_VERSIONS = f"""
 SELECT id, config_version FROM webhooks WHERE id {IN_LIST} AND enabled = 1 AND deleted_at IS NULL
 """
 
@@ -130,12 +130,12 @@ def _webhooks(box: SecretBox, group_id: str, limit: int, before: str | None) -> 
 
 
 def _config_versions(webhook_ids: Sequence[str]) -> Script[Mapping[str, int]]:
-    rows = yield fetch(_CONFIG_VERSIONS, (listed(webhook_ids),))
+    rows = yield fetch(CONFIG_VERSIONS, (listed(webhook_ids),))
     return dict(rows)
 
 
 def _webhooks_to_serve(box: SecretBox, webhook_ids: Sequence[str]) -> Script[Mapping[str, Webhook]]:
-    rows = yield fetch(_SERVED, (listed(webhook_ids),))
+    rows = yield fetch(SERVED, (listed(webhook_ids),))
     return {row[0]: _webhook_from(box, row) for row in rows}
 
 

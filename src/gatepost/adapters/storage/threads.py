@@ -274,12 +274,12 @@ def run_over_rows(connection: sqlite3.Connection, sql: str, rows: Sequence[Seque
     while start < len(rows):
         count = min(1 << (len(rows) - start).bit_length() - 1, MOST_ROWS)
         part = rows[start : start + count]
-        connection.execute(_over_rows(sql, count, len(part[0])), list(chain.from_iterable(part)))
+        connection.execute(over_rows(sql, count, len(part[0])), list(chain.from_iterable(part)))
         start += count
 
 
 @lru_cache
-def _over_rows(sql: str, rows: int, columns: int) -> str:
+def over_rows(sql: str, rows: int, columns: int) -> str:
     row = f"({', '.join('?' * columns)})"
     return sql.replace("{rows}", ", ".join([row] * rows))
 
