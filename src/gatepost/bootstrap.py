@@ -99,7 +99,7 @@ class Parts:
 async def delivery_parts(settings: Settings, *, listeners: Sequence[tuple[str, int]] = ()) -> AsyncIterator[Parts]:
     """Open the store and start the sender; end both in the opposite order."""
     clock = SystemClock()
-    policy = TargetPolicy(settings.allowed_target_networks, _own_addresses(listeners))
+    policy = TargetPolicy(settings.allowed_target_networks, own_addresses(listeners))
     async with opened_store(settings) as store:
         sender = _sender(settings, policy, clock)
         try:
@@ -247,7 +247,7 @@ def _dies(part: str) -> Callable[..., None]:
     return die
 
 
-def _own_addresses(listeners: Iterable[tuple[str, int]]) -> frozenset[tuple[str, int]]:
+def own_addresses(listeners: Iterable[tuple[str, int]]) -> frozenset[tuple[str, int]]:
     """Return where the process itself answers, so that no webhook is aimed at it (S13)."""
     found = set(listeners)
     for host, port in listeners:

@@ -184,8 +184,8 @@ class Settings(BaseSettings):
     )
     ca_file: Annotated[Path | None, AfterValidator(_ca_file)] = _setting(
         None,
-        "The certificate authorities that receivers are checked against, in place of the system's: for"
-        " receivers whose certificates come from an authority of one's own.",
+        "Certificate authorities that receivers are checked against besides the system's: for receivers whose"
+        " certificates come from an authority of one's own.",
         unit="path of a PEM file",
         fix=_CA_FIX,
     )
