@@ -1,5 +1,6 @@
 """What contract tests do before they get to their point. Each step asserts that it went well."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -66,6 +67,11 @@ async def emit(store: Store, *webhooks: Webhook, at: datetime = NOW, due_at: dat
 async def emit_one(store: Store, webhook: Webhook, **moments: datetime) -> Delivery:
     (delivery,) = await emit(store, webhook, **moments)
     return delivery
+
+
+async def emit_many(store: Store, webhook: Webhook, count: int) -> list[Delivery]:
+    """Emit more than fits into any one statement, page or commit of a store."""
+    return list(await asyncio.gather(*(emit_one(store, webhook) for _ in range(count))))
 
 
 async def lease(store: Store, owner: str = ADA, *, now: datetime = NOW, limit: int = 100) -> dict[str, LeasedLane]:

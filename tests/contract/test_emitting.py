@@ -34,6 +34,7 @@ from tests.fakes import NOW
 
 from gatepost.domain import tasks
 from gatepost.domain.deliveries import QueuedDelivery
+from gatepost.domain.errors import StoreUnavailable
 from gatepost.ports import DeliveryQuery, Saved
 
 EVERYTHING = DeliveryQuery()
@@ -181,6 +182,16 @@ async def test_a_caller_who_gives_up_leaves_all_of_a_change_or_nothing(backend: 
             (change.task, [change.history], (delivery, change.event)),
             (None, [], None),
         ]
+
+
+async def test_a_store_that_was_closed_says_that_it_cannot_be_reached(backend: Backend, store: Store) -> None:
+    change = make_task_change()
+    await backend.close()
+
+    with pytest.raises(StoreUnavailable):
+        await store.save_change(GROUP_ID, change, [], webhooks_version=0)
+    with pytest.raises(StoreUnavailable):
+        await store.task(GROUP_ID, change.task.id)
 
 
 # --- handing over --------------------------------------------------------------------------------------------

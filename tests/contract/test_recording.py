@@ -20,6 +20,7 @@ from tests.contract.steps import (
     HOUR,
     add_webhook,
     detail,
+    emit_many,
     emit_one,
     lease,
     lease_one,
@@ -91,6 +92,24 @@ async def test_two_attempts_of_one_delivery_in_one_batch_are_both_written(store:
     found = await detail(store, delivery)
     assert found.delivery.progress == second.progress
     assert list(found.attempts) == [first.attempt, second.attempt]
+
+
+async def test_a_batch_of_any_size_is_written_whole(store: Store) -> None:
+    webhook = await add_webhook(store)
+    await emit_many(store, webhook, 600)
+    lane = await lease_one(store, webhook)
+    queued = (await read(store, webhook, limit=1_000)).deliveries
+    outcomes: list[Outcome] = [accepted(), refused(500)] * 300
+    settled = [make_settled(each, outcome) for each, outcome in zip(queued, outcomes, strict=True)]
+
+    lost = await record_settled(store, lane, *settled)
+
+    assert lost == set()
+    for each in settled[::100] + settled[-3:]:
+        found = await detail(store, each.delivery)
+        assert (found.delivery.progress, list(found.attempts)) == (each.progress, [each.attempt])
+    unfinished = await read(store, webhook, now=NOW + HOUR, limit=1_000)
+    assert len(unfinished.deliveries) == 300
 
 
 async def test_an_empty_batch_records_nothing_and_loses_nothing(store: Store) -> None:

@@ -7,6 +7,7 @@ from tests.contract.steps import (
     HOUR,
     add_webhook,
     edit_webhook,
+    emit_many,
     emit_one,
     give_back,
     lease,
@@ -114,8 +115,7 @@ async def test_burying_pokes_nothing_and_is_not_counted(store: Store) -> None:
 
 async def test_the_sweep_buries_however_many_there_are(store: Store) -> None:
     webhook = await add_webhook(store)
-    for _ in range(5):
-        await emit_one(store, webhook)
+    await emit_many(store, webhook, 600)
     await store.delete_webhook(GROUP_ID, webhook.id, now=NOW)
 
     await store.sweep(now=NOW)
