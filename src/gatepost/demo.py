@@ -10,6 +10,7 @@ from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -200,7 +201,7 @@ class Show:
         with Live(console=console, auto_refresh=False, transient=True) as live:
             while True:
                 await self._look()
-                live.update(self._table(), refresh=True)
+                live.update(self._table(min(MOST_SHOWN, console.height - 6)), refresh=True)
                 await self.clock.wait(asyncio.Event(), LOOK_EVERY)
 
     async def _watch_plainly(self) -> None:
@@ -235,20 +236,22 @@ class Show:
             verified=self.verified.get(delivery["id"]),
         )
 
-    def _table(self) -> Group:
-        table = Table(expand=True, title="Deliveries", title_justify="left")
-        for heading in ("Event", "Task", "To", "Attempt", "Outcome", "Next attempt", "Receiver says"):
-            table.add_column(heading, no_wrap=True)
-        for row in self._shown_rows():
+    def _table(self, rows: int) -> Group:
+        table = Table(expand=True, box=SIMPLE_HEAD, padding=0)
+        for heading, width in (("Event", 14), ("Task", None), ("To", 9), ("Try", 3), ("Outcome", 22), ("Receiver", 10)):
+            table.add_column(heading, no_wrap=True, width=width, ratio=None if width else 1)
+        for row in self._shown_rows()[:rows]:
+            outcome, next_attempt = self._outcome(row)
             color = "green" if row.status == "delivered" else "yellow" if row.status == "failed" else "red"
-            cells = [row.event, row.title, row.webhook, str(row.attempt), *self._outcome(row), _said(row)]
-            table.add_row(*(Text(cell, style=color if n == 4 else "") for n, cell in enumerate(cells)))
+            colored = Text(f"{outcome}, {next_attempt}" if next_attempt else outcome, style=color)
+            plain = [Text(cell) for cell in (row.event, row.title, row.webhook, str(row.attempt))]
+            table.add_row(*plain, colored, Text(_said(row)))
         return Group(table, Text(self._counts() + "   Stop with Ctrl-C."))
 
     def _shown_rows(self) -> Sequence[Row]:
         """Those still waiting first, then those that changed last."""
         latest_first = list(reversed(self.rows.values()))
-        return sorted(latest_first, key=lambda row: row.is_over)[:MOST_SHOWN]
+        return sorted(latest_first, key=lambda row: row.is_over)
 
     def _line(self, row: Row) -> str:
         outcome, next_attempt = self._outcome(row)
