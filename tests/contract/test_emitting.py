@@ -280,6 +280,15 @@ async def test_a_change_makes_the_lanes_of_its_deliveries_due_at_once_and_no_oth
     assert set(await lease(store)) == {webhook.id for webhook in webhooks[:2]}
 
 
+async def test_a_change_that_is_due_later_makes_no_lane_due_later(store: Store) -> None:
+    webhook = await add_webhook(store)
+    await emit_one(store, webhook)
+
+    await emit_one(store, webhook, at=NOW + HOUR)
+
+    assert set(await lease(store)) == {webhook.id}
+
+
 async def test_a_change_raises_the_poke_counter_of_a_lane_that_is_leased(store: Store, other_store: Store) -> None:
     webhook = await add_webhook(store)
     await emit_one(store, webhook)

@@ -98,15 +98,21 @@ async def test_the_answer_says_when_the_next_lane_will_be_due(store: Store) -> N
     assert leased.next_due_at == NOW + HOUR + MS
 
 
-async def test_lanes_that_somebody_holds_are_not_the_next(store: Store) -> None:
-    held = await webhook_due_at(store, NOW + HOUR)
-    await lease(store, EVE, now=NOW + HOUR)
+async def test_a_lane_that_is_held_is_not_the_next(store: Store) -> None:
     disabled = await webhook_due_at(store, NOW + 2 * HOUR)
-    await edit_webhook(store, disabled, enabled=False)
+    await edit_webhook(store, disabled, now=NOW + HOUR, enabled=False)
 
-    leased = await store.lease_lanes(ADA, limit=10, now=NOW + HOUR, lease=LEASE)
+    leased = await store.lease_lanes(ADA, limit=10, now=NOW, lease=LEASE)
 
-    assert held.id not in {lane.webhook_id for lane in leased.lanes}
+    assert (list(leased.lanes), leased.next_due_at) == ([], None)
+
+
+async def test_a_lane_that_is_leased_is_not_the_next(store: Store, other_store: Store) -> None:
+    await webhook_due_at(store, NOW + HOUR)
+    await lease(other_store, EVE, now=NOW + HOUR)  # whose clock is a second ahead of ours
+
+    leased = await store.lease_lanes(ADA, limit=10, now=NOW + HOUR - SECOND, lease=LEASE)
+
     assert (list(leased.lanes), leased.next_due_at) == ([], None)
 
 

@@ -323,7 +323,7 @@ async def test_an_amendment_is_fenced_too(store: Store, other_store: Store) -> N
     assert await detail(store, delivery) == written_ahead
 
 
-async def test_an_amendment_of_an_earlier_attempt_leaves_the_progress_alone(store: Store) -> None:
+async def test_an_amendment_of_an_earlier_attempt_changes_nothing(store: Store) -> None:
     _, lane, delivery, queued = await leased_with_one(store)
     await record(store, lane, queued, refused())
     await record(store, lane, replace(queued, attempt_count=1), refused(), at=NOW + HOUR)
@@ -331,4 +331,27 @@ async def test_an_amendment_of_an_earlier_attempt_leaves_the_progress_alone(stor
 
     await record_settled(store, lane, make_settled(queued, accepted(), amends=True))
 
-    assert (await detail(store, delivery)).delivery == before.delivery
+    assert await detail(store, delivery) == before
+
+
+async def test_an_amendment_does_not_raise_what_the_sweep_buried(store: Store) -> None:
+    webhook, lane, delivery, queued = await leased_with_one(store)
+    await record(store, lane, queued, DIED)
+    await store.delete_webhook(GROUP_ID, webhook.id, now=NOW)
+    await store.sweep(now=NOW)
+    buried = (await detail(store, delivery)).delivery
+
+    await record_settled(store, lane, make_settled(queued, accepted(), amends=True))
+
+    assert (await detail(store, delivery)).delivery == buried
+
+
+async def test_what_an_amendment_delivered_is_delivered_for_good(store: Store) -> None:
+    _, lane, delivery, queued = await leased_with_one(store)
+    await record(store, lane, queued, DIED)
+    await record_settled(store, lane, make_settled(queued, accepted(), amends=True))
+    delivered = await detail(store, delivery)
+
+    await record_settled(store, lane, make_settled(queued, refused(), amends=True))
+
+    assert await detail(store, delivery) == delivered

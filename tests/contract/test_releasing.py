@@ -80,6 +80,16 @@ async def test_a_lane_that_somebody_took_over_is_lost_and_stays_with_them(store:
     assert set(await lease(store, ADA, now=NOW + 70 * SECOND + MS)) == {webhook.id}
 
 
+async def test_an_earlier_lease_of_the_same_owner_is_lost_too(store: Store) -> None:
+    webhook, lane, *_ = await leased_with_one(store)
+    again = await lease_one(store, webhook, ADA, now=NOW + HOUR)
+
+    lost = await store.renew_lanes(ADA, {webhook.id: lane.token}, now=NOW + HOUR, lease=LEASE)
+
+    assert again.token > lane.token
+    assert lost == {webhook.id}
+
+
 async def test_a_lease_that_lapsed_but_that_nobody_took_is_extended(store: Store, other_store: Store) -> None:
     webhook, lane, *_ = await leased_with_one(store)
 
