@@ -69,7 +69,7 @@ clean: ## remove everything that these targets made
 # $(1): the requirement files that together are the environment; Gatepost itself is added editable.
 define install
 	@echo "Installing $(1) into $(VENV)"
-	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes $(1) \
+	@$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes $(1) \
 	  || $(PIP) install --quiet --require-hashes $(addprefix --requirement ,$(1))
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 endef

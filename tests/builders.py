@@ -130,9 +130,7 @@ def make_progress(**changes: Any) -> Progress:
     return replace(first_progress(POLICY.max_attempts, now=NOW), **changes)
 
 
-def make_queued(
-    delivery: Delivery | None = None, event: Event | None = None, **changes: Any
-) -> QueuedDelivery:
+def make_queued(delivery: Delivery | None = None, event: Event | None = None, **changes: Any) -> QueuedDelivery:
     """Return what the engine would be given of a delivery."""
     event = event or make_event()
     delivery = delivery or make_delivery(event)

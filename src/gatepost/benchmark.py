@@ -92,7 +92,8 @@ def report(rounds: Sequence[Round]) -> dict[str, Any]:
 def table(figures: dict[str, Any]) -> str:
     """Return the report for people."""
     lines = [
-        f"{figures['deliveries']:,} deliveries, {WEBHOOKS} webhooks, {figures['cpus']} CPUs, Python {figures['python']}",
+        f"{figures['deliveries']:,} deliveries, {WEBHOOKS} webhooks; "
+        f"{figures['cpus']} CPUs, Python {figures['python']}",
         f"{'':18}{'per second':>12}{'CPU µs each':>14}{'(range)':>18}{'per core':>12}",
     ]
     for name, variant in figures["variants"].items():

@@ -266,7 +266,7 @@ class Spoiled:
         self._places: dict[int, tuple[str, int]] = {}
         self._known: set[tuple[str, int]] = set()
 
-    def __contains__(self, place: tuple[str, int]) -> bool:
+    def __contains__(self, place: object) -> bool:
         return place in self._known
 
     def add(self, fd: int) -> None:

@@ -46,14 +46,21 @@ class Job:
 class Transfer:
     """One easy handle, used for one request after another; libcurl calls its `on_…` methods back."""
 
-    def __init__(
-        self, policy: TargetPolicy, clock: Clock, spoiled: Container[tuple[str, int]], ca_file: str | None
-    ) -> None:
+    job: Job
+    is_unused: bool  # the request was not sent: its connection turned out to be spoiled
+    _lines: list[bytes]
+    _fields: "list[Field]"
+    _fault: str | None
+    _blocked: str | None
+    _bug: str | None
+    _sent: bool
+    _dropped: bool
+
+    def __init__(self, policy: TargetPolicy, clock: Clock, spoiled: Container[object], ca_file: str | None) -> None:
         self._policy = policy
         self._clock = clock
         self._spoiled = spoiled
         self.curl = pycurl.Curl()
-        self.job: Job
         self._url = ""
         self._configure(ca_file)
         self.forget()
@@ -140,17 +147,17 @@ class Transfer:
 
     def forget(self) -> None:
         """Be ready for the next request."""
-        self._lines: list[bytes] = []
-        self._fields: list[Field] = []
+        self._lines = []
+        self._fields = []
         self._head_bytes = 0
         self._interim = 0
         self._complete = False
         self._status = 0
         self._body = bytearray()
         self._body_bytes = 0
-        self._fault: str | None = None
-        self._blocked: str | None = None
-        self._bug: str | None = None
+        self._fault = None
+        self._blocked = None
+        self._bug = None
         self._sent = False
         self._dropped = False
         self.is_unused = False

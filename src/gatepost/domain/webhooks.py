@@ -22,10 +22,12 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, section 5
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]([\x20\t\x21-\x7e]*[\x21-\x7e])?")
 _ORIGIN = re.compile(r"api|ui|inbound:[a-z0-9_.-]{1,50}")
 
-_RESERVED_NAMES = frozenset(
-    "host transfer-encoding connection keep-alive te trailer trailers upgrade user-agent x-signature x-timestamp"
-    " cookie forwarded expect accept accept-encoding".split()
-)
+# fmt: off
+_RESERVED_NAMES = frozenset({
+    "host", "transfer-encoding", "connection", "keep-alive", "te", "trailer", "trailers", "upgrade",
+    "user-agent", "x-signature", "x-timestamp", "cookie", "forwarded", "expect", "accept", "accept-encoding",
+})
+# fmt: on
 _RESERVED_PREFIXES = ("content-", "webhook-", "x-gatepost-", "x-forwarded-", "proxy-")
 
 
