@@ -75,15 +75,15 @@ WHERE webhook_id = ? AND token = ? AND pokes = ?
 
 LANE = "SELECT token, pokes FROM lanes WHERE webhook_id = ?"
 DUE = """
-SELECT d.id, d.group_id, d.webhook_id, d.event_id, d.event, e.body, e.hop, d.attempt_count, d.created_at
+SELECT d.next_attempt_at,
+       d.id, d.group_id, d.webhook_id, d.event_id, d.event, e.body, e.hop, d.attempt_count, d.created_at
 FROM deliveries d JOIN events e ON e.group_id = d.group_id AND e.id = d.event_id
 WHERE d.webhook_id = ? AND d.finished_at IS NULL AND d.next_attempt_at <= ?
 ORDER BY d.next_attempt_at, d.id LIMIT ?
 """
-# The first one that `DUE` did not return.
 NEXT_ATTEMPT = """
-SELECT next_attempt_at FROM deliveries WHERE webhook_id = ? AND finished_at IS NULL
-ORDER BY next_attempt_at, id LIMIT 1 OFFSET ?
+SELECT next_attempt_at FROM deliveries WHERE webhook_id = ? AND finished_at IS NULL AND next_attempt_at > ?
+ORDER BY next_attempt_at LIMIT 1
 """
 
 # --- looking after -------------------------------------------------------------------------------------------
@@ -166,14 +166,10 @@ def _read_lanes(limits: Mapping[str, int], now: int) -> Script[Mapping[str, Lane
         if not lane:
             continue
         [(token, pokes)] = lane
-        rows = yield fetch(DUE, (webhook_id, now, max(limit, 0)))
-        after = yield fetch(NEXT_ATTEMPT, (webhook_id, len(rows)))
-        read[webhook_id] = LaneRead(
-            token,
-            pokes,
-            [queued_from(row) for row in rows],
-            from_ms(after[0][0]) if after else None,
-        )
+        rows = yield fetch(DUE, (webhook_id, now, limit + 1))  # one more, to know when it is due
+        after = rows[limit:] or (yield fetch(NEXT_ATTEMPT, (webhook_id, now)))
+        deliveries = [queued_from(row[1:]) for row in rows[:limit]]
+        read[webhook_id] = LaneRead(token, pokes, deliveries, from_ms(after[0][0]) if after else None)
     return read
 
 

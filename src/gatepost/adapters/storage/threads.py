@@ -124,7 +124,7 @@ class Threads:
             return Told(job.future, result, None)
         finally:
             if connection.in_transaction:
-                connection.execute("COMMIT")
+                connection.execute("ROLLBACK")  # works after an error as well, and there is nothing to keep
 
     # --- writing ---------------------------------------------------------------------------------------------
 
