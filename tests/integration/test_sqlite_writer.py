@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog.testing
 from tests.builders import GROUP_ID, make_delivery, make_group, make_queued, make_task_change, make_webhook, new_id
 from tests.fakes import NOW, FakeClock
 
@@ -380,6 +381,28 @@ async def test_another_secret_key_is_refused_at_once(tmp_path: Path) -> None:
         await SqliteStore.open(tmp_path / "gatepost.db", box=SecretBox(bytes(32)))
 
     await (await opened(tmp_path / "gatepost.db")).close()
+
+
+async def test_a_webhook_damaged_at_rest_is_left_out_and_its_neighbours_are_served(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "gatepost.db")
+    damaged, healthy = make_webhook(), make_webhook()
+    await store.add_group(make_group(id=GROUP_ID))
+    for webhook in (damaged, healthy):
+        await store.add_webhook(GROUP_ID, webhook, quota=2)
+    with closing(sqlite3.connect(tmp_path / "gatepost.db")) as connection, connection:
+        connection.execute(
+            "UPDATE webhooks SET secrets = (SELECT secrets FROM webhooks WHERE id = ?) WHERE id = ?",
+            (healthy.id, damaged.id),
+        )
+
+    with structlog.testing.capture_logs() as logs:
+        served = await store.webhooks_to_serve([damaged.id, healthy.id])
+
+    assert served == {healthy.id: healthy}
+    assert [(line["event"], line["webhook_id"]) for line in logs] == [("webhook.damaged", damaged.id)]
+    with pytest.raises(StoreUnavailable, match="moved here from another place"):
+        await store.webhook(GROUP_ID, damaged.id)
+    await store.close()
 
 
 # --- migrations ----------------------------------------------------------------------------------------------
