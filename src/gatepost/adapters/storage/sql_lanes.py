@@ -28,10 +28,8 @@ from gatepost.ports import LaneRead, Leased, LeasedLane, Release
 # --- hints ---------------------------------------------------------------------------------------------------
 
 # Only ever lowers `due_at`; the counter tells an owner about to release the lane that it has more to look at.
-POKE = """
-WITH poked (webhook_id, at) AS (VALUES {rows})
-UPDATE lanes SET pokes = pokes + 1, due_at = CASE WHEN due_at > poked.at THEN poked.at ELSE due_at END
-FROM poked WHERE lanes.webhook_id = poked.webhook_id
+POKE = f"""
+UPDATE lanes SET pokes = pokes + 1, due_at = CASE WHEN due_at > ? THEN ? ELSE due_at END WHERE webhook_id {IN_LIST}
 """
 
 # --- leasing -------------------------------------------------------------------------------------------------
@@ -132,7 +130,9 @@ class SqlLanes:
 
 def poke(moments: Mapping[str, int]) -> Script[None]:
     """Make lanes due at the given moments, unless they are earlier."""
-    yield execute_many(POKE, sorted(moments.items()))
+    for at in sorted(set(moments.values())):
+        poked = sorted(webhook_id for webhook_id, moment in moments.items() if moment == at)
+        yield execute(POKE, (at, at, listed(poked)))
 
 
 def renew(owner: str, tokens: Mapping[str, int], lease_until: int) -> Script[set[str]]:

@@ -26,6 +26,7 @@ COMMIT_AFTER_SECONDS = 0.008
 CHECKPOINT_EVERY_SECONDS = 1.0
 CHECKPOINT_WORTH_COMMITS = 100  # fewer are left to the writer: two flushes each second wear a disk for nothing
 LONGEST_LOG_PAGES = 8000  # 32 MiB
+FEW_ROWS = 8
 MOST_ROWS = 256  # in one statement; SQLite takes 32,766 parameters
 
 
@@ -269,10 +270,10 @@ def run(connection: sqlite3.Connection, script: Script[T]) -> T:
 
 
 def run_over_rows(connection: sqlite3.Connection, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Run a statement over rows, in powers of two: few statements, and few different ones to keep prepared."""
+    """Run a statement over rows: a few in one go, many in powers of two, so that few variants need be kept prepared."""
     start = 0
-    while start < len(rows):
-        count = min(1 << (len(rows) - start).bit_length() - 1, MOST_ROWS)
+    while left := len(rows) - start:
+        count = left if left <= FEW_ROWS else min(1 << left.bit_length() - 1, MOST_ROWS)
         part = rows[start : start + count]
         connection.execute(over_rows(sql, count, len(part[0])), list(chain.from_iterable(part)))
         start += count
