@@ -40,6 +40,9 @@ class FakeClock:
             self._alarms.remove(alarm)
         return event.is_set()
 
+    async def sleep(self, length: timedelta) -> None:
+        await self.wait(asyncio.Event(), length)
+
     @property
     def next_alarm(self) -> float | None:
         """Seconds until the first of those who wait gives up; None when nobody waits."""
@@ -115,7 +118,7 @@ class ScriptedSender:
         loop = asyncio.get_running_loop()
         for outgoing in batch:
             if self._clock.boot() > outgoing.start_before:
-                loop.call_soon(outgoing.settle, outgoing, Dropped(), self._clock.boot(), 0.0)
+                loop.call_soon(outgoing.settle, Dropped(), self._clock.boot(), 0.0)
                 continue
             self._started_at[outgoing] = self._clock.boot()
             self.sent.append(outgoing)
@@ -128,7 +131,7 @@ class ScriptedSender:
         self.in_flight.remove(outgoing)
         started_at = self._started_at.pop(outgoing)
         result = result or self._scripted(outgoing)
-        outgoing.settle(outgoing, result, started_at, self._clock.boot() - started_at)
+        outgoing.settle(result, started_at, self._clock.boot() - started_at)
 
     def settle_all(self, result: Outcome | Dropped | None = None) -> None:
         """End everything that is in flight, in the order it was sent."""

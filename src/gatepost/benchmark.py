@@ -123,7 +123,7 @@ async def _send_all(parts: Parts, webhooks: Sequence[Webhook], body: bytes, coun
     room = WEBHOOKS * MAX_CONCURRENCY
     wanted = asyncio.Event()
 
-    def settle(_: Outgoing, __: Outcome | Dropped, ___: float, ____: float) -> None:
+    def settle(_result: Outcome | Dropped, _started: float, _duration: float) -> None:
         nonlocal settled, room
         settled += 1
         room += 1
@@ -143,7 +143,7 @@ async def _send_all(parts: Parts, webhooks: Sequence[Webhook], body: bytes, coun
             headers = request_headers(
                 delivery, keys=keys, own_headers=(), user_agent=USER_AGENT, timestamp=int(now.timestamp())
             )
-            batch.append(Outgoing(webhook.target, headers, body, 15, parts.clock.boot() + 60, settle, context=delivery))
+            batch.append(Outgoing(webhook.target, headers, body, 15, parts.clock.boot() + 60, settle))
             started += 1
             room -= 1
         parts.sender.submit(batch)

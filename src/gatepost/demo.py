@@ -161,7 +161,7 @@ class Show:
         return 204
 
     async def _slow(self, _received: Received) -> int:
-        await self.clock.wait(asyncio.Event(), timedelta(seconds=0.3 + self.chance.draw()))
+        await self.clock.sleep(timedelta(seconds=0.3 + self.chance.draw()))
         return 204
 
     def _told(self, received: Received) -> None:
@@ -172,7 +172,7 @@ class Show:
     async def _act(self) -> None:
         while True:
             await self._act_once()
-            await self.clock.wait(asyncio.Event(), ACT_EVERY)
+            await self.clock.sleep(ACT_EVERY)
 
     async def _act_once(self) -> None:
         """Create a task, or drive one of those there are a step further."""
@@ -202,14 +202,14 @@ class Show:
             while True:
                 await self._look()
                 live.update(self._table(min(MOST_SHOWN, console.height - 6)), refresh=True)
-                await self.clock.wait(asyncio.Event(), LOOK_EVERY)
+                await self.clock.sleep(LOOK_EVERY)
 
     async def _watch_plainly(self) -> None:
         while True:
             for row in await self._look():
                 sys.stdout.write(self._line(row) + "\n")
             sys.stdout.flush()
-            await self.clock.wait(asyncio.Event(), LOOK_EVERY)
+            await self.clock.sleep(LOOK_EVERY)
 
     async def _look(self) -> list[Row]:
         """Read the deliveries; return those that something happened to, oldest first."""

@@ -31,6 +31,9 @@ class Clock(Protocol):
     async def wait(self, event: asyncio.Event, timeout: timedelta) -> bool:
         """Wait until the event is set, or the time is up; say whether it is set."""
 
+    async def sleep(self, length: timedelta) -> None:
+        """Wait until the time is up."""
+
 
 class Chance(Protocol):
     """The only source of chance."""
@@ -59,8 +62,8 @@ class Outgoing:
 
     Units: `timeout` spans DNS, connect, TLS, sending, head and body. `start_before` is a moment of `Clock.boot`:
            past it the request is dropped unsent.
-    Shape: `settle(outgoing, result, started_at, duration)` is called once, on the event loop's thread, with the
-           start as a moment of `Clock.boot` and the duration in seconds.
+    Shape: `settle(result, started, duration)` is called once, on the event loop's thread, with the start as a
+           moment of `Clock.boot` and the duration in seconds.
     """
 
     target: Target
@@ -68,8 +71,7 @@ class Outgoing:
     body: bytes
     timeout: float
     start_before: float
-    settle: Callable[["Outgoing", Outcome | Dropped, float, float], None]
-    context: object = None
+    settle: Callable[[Outcome | Dropped, float, float], None]
 
 
 class Sender(Protocol):

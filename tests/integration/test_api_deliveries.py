@@ -259,7 +259,7 @@ class StoppedSender(ScriptedSender):
 
     def submit(self, batch: Sequence[Outgoing]) -> None:
         for outgoing in batch:
-            outgoing.settle(outgoing, Dropped(), 1_000.0, 0.0)
+            outgoing.settle(Dropped(), 1_000.0, 0.0)
 
 
 async def test_a_test_whose_sender_drops_it_is_a_fault_of_ours(tmp_path: Path, clock: FakeClock) -> None:

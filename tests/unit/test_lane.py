@@ -63,7 +63,7 @@ def test_an_id_recorded_during_a_read_is_not_taken_from_that_read() -> None:
     read(lane, delivery)
     lane.start(0.0)
     lane.begin_read(50)
-    lane.settle(ACCEPTED)
+    lane.adapt_window(ACCEPTED)
 
     lane.recorded([delivery.id], boot=0.0)
     lane.end_read(LaneRead(7, 1, [delivery], None), look_from=None)  # it saw the delivery before it was recorded
@@ -148,7 +148,7 @@ def test_the_window_grows_by_one_halves_under_load_and_stays_within_its_limits()
     windows = []
     for outcome in (ACCEPTED, ACCEPTED, ACCEPTED, OVERLOADED, OVERLOADED, OVERLOADED, OVERLOADED):
         lane.in_flight += 1
-        lane.settle(outcome)
+        lane.adapt_window(outcome)
         windows.append(lane.window)
 
     assert windows == [9, 10, 10, 5, 2, 1, 1]
@@ -169,7 +169,7 @@ def test_only_signs_of_overload_make_the_window_smaller(outcome: object, *, slow
     lane = make_lane(window=8)
     lane.in_flight = 1
 
-    lane.settle(outcome)
+    lane.adapt_window(outcome)
 
     assert (lane.window < 8) is slows
 
@@ -188,7 +188,7 @@ def test_from_the_third_owner_that_died_an_attempt_is_presumed_failed_first() ->
     delivery = make_queued()
 
     assert lane.must_presume(delivery)
-    lane.presumed.add(delivery.id)
+    lane.presume(delivery)
     assert not lane.must_presume(delivery)
 
 
@@ -205,7 +205,7 @@ def test_nothing_starts_on_configuration_that_is_too_old_or_known_to_be_edited()
     read(lane, make_queued())
 
     assert not lane.may_start(CONFIRMED_FOR_SECONDS + 0.1)
-    lane.edits += 1
+    lane.note_edit()
     assert not lane.may_start(0.0)
 
 
@@ -232,7 +232,7 @@ def test_a_lane_that_holds_an_unrecorded_delivery_is_not_released() -> None:
     lane = make_lane()
     read(lane, make_queued())
     lane.start(0.0)
-    lane.settle(ACCEPTED)
+    lane.adapt_window(ACCEPTED)
 
     assert not lane.may_release(LINGER_SECONDS)
 
@@ -243,7 +243,7 @@ def test_after_an_offer_a_lane_reads_once_more_before_it_is_released() -> None:
     delivery = make_queued()
     lane.offer(delivery)
     lane.start(0.0)
-    lane.settle(ACCEPTED)
+    lane.adapt_window(ACCEPTED)
     lane.recorded([delivery.id], boot=0.0)
 
     assert not lane.may_release(LINGER_SECONDS)  # its poke counter is older than the offer's poke
@@ -255,9 +255,10 @@ def test_after_an_offer_a_lane_reads_once_more_before_it_is_released() -> None:
 
 def test_a_refused_release_means_reading_again() -> None:
     lane = make_lane()
-    read(lane)
-    lane.phase = Phase.RELEASING
+    read(lane, pokes=5)
 
+    release = lane.begin_release()
+    assert (release.token, release.pokes) == (7, 5)
     lane.release_refused()
 
     assert lane.phase is Phase.ACTIVE
@@ -274,7 +275,7 @@ def test_a_leaving_lane_drops_what_it_did_not_start_and_goes_when_the_rest_is_re
 
     assert lane.known == {sent.id}
     assert not lane.wants_read()
-    lane.settle(ACCEPTED)
+    lane.adapt_window(ACCEPTED)
     lane.recorded([sent.id], boot=0.0)
     assert lane.wants_read()  # for the poke counter
     read(lane, kept, pokes=9)
@@ -284,9 +285,9 @@ def test_a_leaving_lane_drops_what_it_did_not_start_and_goes_when_the_rest_is_re
 
 def test_a_refused_release_of_a_leaving_lane_does_not_bring_it_back_to_work() -> None:
     lane = make_lane()
-    read(lane)
     lane.leave()
-    lane.phase = Phase.RELEASING
+    read(lane)
+    lane.begin_release()
 
     lane.release_refused()
 

@@ -160,7 +160,7 @@ class CurlSender:
             if self._closed:
                 return
             try:
-                outgoing.settle(outgoing, result, started_at, duration)
+                outgoing.settle(result, started_at, duration)
             except Exception:
                 log.exception("sender.settle_failed", target=outgoing.target.host)
 

@@ -31,6 +31,9 @@ class SystemClock:
             pass
         return event.is_set()
 
+    async def sleep(self, length: timedelta) -> None:
+        await asyncio.sleep(length.total_seconds())
+
 
 class SystemChance:
     """Ids and chance from the kernel."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import count
 
 import structlog
@@ -27,7 +28,7 @@ from gatepost.engine.attempt_log import log_attempt
 from gatepost.engine.lane import Lane, Phase
 from gatepost.engine.recorder import Recorder
 from gatepost.engine.slots import Slot, StartSlots
-from gatepost.ports import Chance, Clock, Dropped, LaneStore, Outgoing, Sender, Settled
+from gatepost.ports import Chance, Clock, Dropped, LaneStore, Outgoing, Release, Sender, Settled
 
 LONGEST_SLEEP = timedelta(seconds=1)
 
@@ -62,7 +63,7 @@ class Dispatcher:
     ) -> None:
         self.lanes: dict[str, Lane] = {}
         self.hungry: dict[Lane, None] = {}
-        self.empty: list[Lane] = []
+        self.empty: list[tuple[Lane, Release]] = []
         self.read_wanted = asyncio.Event()
         self.release_wanted = asyncio.Event()
         self.recorder = Recorder(store, clock, on_recorded=self._recorded)
@@ -96,7 +97,7 @@ class Dispatcher:
             if lane.phase is Phase.LOST:
                 log.warning("lane.lost", webhook_id=lane.webhook_id)
 
-    async def finish(self) -> None:
+    async def shut_down(self) -> None:
         """Start nothing more; return when all that is in flight has ended and is recorded."""
         self._stopping = True
         for lane in self.lanes.values():
@@ -135,7 +136,7 @@ class Dispatcher:
             self._slots.give_back(slot)
             self._presume_failed(lane, delivery, now)
             return None
-        flight = Flight(lane, delivery, slot, amends=delivery.id in lane.presumed)
+        flight = Flight(lane, delivery, slot, amends=lane.is_presumed(delivery))
         self.in_flight += 1
         try:
             return self._request(flight, now)
@@ -158,21 +159,17 @@ class Dispatcher:
             body=flight.delivery.body,
             timeout=webhook.timeout_seconds,
             start_before=lane.usable_until,
-            settle=self._settle,
-            context=flight,
+            settle=partial(self._arrive, flight),
         )
 
     def _presume_failed(self, lane: Lane, delivery: QueuedDelivery, now: datetime) -> None:
         """Write the attempt as failed before it is made; it is made once that is committed, see `_recorded`."""
-        lane.presumed.add(delivery.id)
+        lane.presume(delivery)
         died = Unreachable(ErrorClass.INTERNAL_ERROR, "process died")
-        self.recorder.add(lane, self._decide(lane, delivery, died, now, timedelta(0), now, amends=False))
+        attempt = self._attempt(delivery, died, started_at=now, duration=timedelta(0))
+        self.recorder.add(lane, self._decide(lane, delivery, attempt, now=now, amends=False))
 
     # --- settle ----------------------------------------------------------------------------------------------
-
-    def _settle(self, outgoing: Outgoing, result: Outcome | Dropped, started: float, duration: float) -> None:
-        assert isinstance(outgoing.context, Flight)
-        self._arrive(outgoing.context, result, started, duration)
 
     def _arrive(self, flight: Flight, result: Outcome | Dropped, started: float, duration: float) -> None:
         self._arrived.append((flight, result, started, duration))
@@ -187,35 +184,29 @@ class Dispatcher:
         if isinstance(result, Dropped):
             lane.put_back(delivery)
             return
-        lane.settle(result)
+        lane.adapt_window(result)
         if lane.phase is Phase.LOST:
             log.info("outcome.abandoned", delivery_id=delivery.id, webhook_id=lane.webhook_id)
             return
         now = self._clock.now()
-        settled = self._decide(lane, delivery, result, started_at, duration, now, amends=flight.amends)
+        attempt = self._attempt(delivery, result, started_at=started_at, duration=duration)
+        settled = self._decide(lane, delivery, attempt, now=now, amends=flight.amends)
         if settled.progress.next_attempt_at is not None:
             lane.retry_from(self._clock.boot() + (settled.progress.next_attempt_at - now).total_seconds())
         self.recorder.add(lane, settled)
         log_attempt(settled)
 
+    def _attempt(
+        self, delivery: QueuedDelivery, outcome: Outcome, *, started_at: datetime, duration: timedelta
+    ) -> Attempt:
+        return Attempt(self._chance.new_id("att"), delivery.attempt_count + 1, started_at, duration, outcome)
+
     def _decide(
-        self,
-        lane: Lane,
-        delivery: QueuedDelivery,
-        outcome: Outcome,
-        started_at: datetime,
-        duration: timedelta,
-        now: datetime,
-        *,
-        amends: bool,
+        self, lane: Lane, delivery: QueuedDelivery, attempt: Attempt, *, now: datetime, amends: bool
     ) -> Settled:
-        number = delivery.attempt_count + 1
-        return Settled(
-            delivery=delivery,
-            attempt=Attempt(self._chance.new_id("att"), number, started_at, duration, outcome),
-            progress=after_attempt(number, outcome, lane.webhook.policy, now=now, spread=self._chance.draw()),
-            amends=amends,
-        )
+        policy, spread = lane.webhook.policy, self._chance.draw()
+        progress = after_attempt(attempt.number, attempt.outcome, policy, now=now, spread=spread)
+        return Settled(delivery, attempt, progress, amends)
 
     # --- record ----------------------------------------------------------------------------------------------
 
@@ -224,19 +215,13 @@ class Dispatcher:
         boot = self._clock.boot()
         done = []
         for settled in batch:
-            if settled.delivery.id in lane.presumed and not settled.amends and lane.phase is not Phase.LOST:
-                self._start_presumed(lane, settled.delivery)
+            if lane.is_presumed(settled.delivery) and not settled.amends:
+                lane.put_back(settled.delivery)  # the attempt itself is still to be made
             else:
-                lane.presumed.discard(settled.delivery.id)
                 done.append(settled.delivery.id)
         if done:
             lane.recorded(done, boot=boot)
         self.touch(lane)
-
-    def _start_presumed(self, lane: Lane, delivery: QueuedDelivery) -> None:
-        lane.put_back(delivery)
-        if lane.phase is not Phase.ACTIVE:
-            lane.presumed.discard(delivery.id)
 
     # --- the turn: one look at every lane that something happened to -----------------------------------------
 
@@ -277,8 +262,7 @@ class Dispatcher:
             self.hungry[lane] = None
             self.read_wanted.set()
         elif lane.may_release(boot):
-            lane.phase = Phase.RELEASING
-            self.empty.append(lane)
+            self.empty.append((lane, lane.begin_release()))
             self.release_wanted.set()
         elif not lane.in_ready:
             self._set_alarm(lane.next_moment(boot), lane)

@@ -17,7 +17,7 @@ from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.engine.dispatcher import Dispatcher
 from gatepost.engine.lane import Lane, Phase
-from gatepost.ports import Chance, Clock, LaneRead, LaneStore, Release, Sender
+from gatepost.ports import Chance, Clock, LaneRead, LaneStore, Sender
 
 LANES_AT_ONCE = 200  # leased or read in one call
 READ_AHEAD = 200  # deliveries of one lane
@@ -52,7 +52,7 @@ class Engine:
         self._lease = lease
         self._dispatcher = Dispatcher(store, sender, clock, chance, user_agent=user_agent, max_in_flight=max_in_flight)
         self._lanes = self._dispatcher.lanes
-        self._edited_while_leasing: set[str] = set()
+        self._edited_since_leasing: set[str] = set()
         self._lease_wanted = asyncio.Event()
         self._confirm_wanted = asyncio.Event()
         self._stop_asked = asyncio.Event()
@@ -66,8 +66,8 @@ class Engine:
             self._every(POLL, self._read_hungry_lanes, self._dispatcher.read_wanted),
             self._every(POLL, self._release_empty_lanes, self._dispatcher.release_wanted),
             self._every(CONFIRM_EVERY, self._confirm_configuration, self._confirm_wanted),
-            self._every(self._lease / 3, self._renew_leases, asyncio.Event()),
-            self._every(SWEEP_EVERY, self._sweep, asyncio.Event()),
+            self._every(self._lease / 3, self._renew_leases),
+            self._every(SWEEP_EVERY, self._sweep),
             self._dispatcher.recorder.run(),
             self._dispatcher.take_turns(),
             self._dispatcher.ring_alarms(),
@@ -90,7 +90,7 @@ class Engine:
 
     async def _finish_when_asked(self) -> None:
         await self._stop_asked.wait()
-        await self._dispatcher.finish()
+        await self._dispatcher.shut_down()
 
     @property
     def in_flight(self) -> int:
@@ -113,9 +113,9 @@ class Engine:
 
     def webhook_changed(self, webhook_id: str) -> None:
         """Send nothing more to a webhook before its configuration was read again."""
-        self._edited_while_leasing.add(webhook_id)
+        self._edited_since_leasing.add(webhook_id)
         if lane := self._lanes.get(webhook_id):
-            lane.edits += 1
+            lane.note_edit()
             self._confirm_wanted.set()
         self._lease_wanted.set()
 
@@ -125,7 +125,7 @@ class Engine:
         """Lease what is due; return how long until the next lane will be."""
         if self._stop_asked.is_set() or self._dispatcher.recorder.failing:
             return None
-        self._edited_while_leasing.clear()
+        self._edited_since_leasing.clear()
         asked, now = self._clock.boot(), self._clock.now()
         leased = await self._store.lease_lanes(self._owner, limit=LANES_AT_ONCE, now=now, lease=self._lease)
         webhooks = await self._store.webhooks_to_serve([lane.webhook_id for lane in leased.lanes])
@@ -133,12 +133,11 @@ class Engine:
             if former := self._lanes.get(lease.webhook_id):
                 former.lose()  # our own lease had lapsed: what was sent under it is not ours to record
             if webhook := webhooks.get(lease.webhook_id):
-                usable_until = asked + self._lease.total_seconds() * USABLE_PART
-                lane = Lane(lease, webhook, usable_until=usable_until, confirmed=asked, boot=asked)
+                lane = Lane(lease, webhook, usable_until=self._usable_until(asked), confirmed=asked, boot=asked)
                 self._lanes[lane.webhook_id] = lane
                 self._dispatcher.touch(lane)
-        for webhook_id in self._edited_while_leasing & self._lanes.keys():
-            self._lanes[webhook_id].edits += 1  # what was read may be the configuration before the edit
+        for webhook_id in self._edited_since_leasing & self._lanes.keys():
+            self._lanes[webhook_id].note_edit()  # what was read may be the configuration before the edit
             self._confirm_wanted.set()
         if len(leased.lanes) == LANES_AT_ONCE:
             return timedelta(0)
@@ -155,7 +154,7 @@ class Engine:
             if webhook_id in lost:
                 lane.lose()
             else:
-                lane.usable_until = asked + self._lease.total_seconds() * USABLE_PART
+                lane.renewed(usable_until=self._usable_until(asked))
             self._dispatcher.touch(lane)
 
     async def _confirm_configuration(self) -> None:
@@ -176,12 +175,16 @@ class Engine:
                 lane.reconfigure(webhooks[lane.webhook_id])
             elif lane.webhook_id not in versions or lane.webhook_id in edited:
                 lane.leave()
-            lane.confirmed, lane.confirmed_edits = asked, edits_seen
+            lane.confirm(asked=asked, edits=edits_seen)
             self._dispatcher.touch(lane)
 
     async def _sweep(self) -> None:
         if await self._store.sweep(now=self._clock.now()):
             self._lease_wanted.set()
+
+    def _usable_until(self, asked: float) -> float:
+        """Return when the last request may start under a lease that was asked for at that moment."""
+        return asked + self._lease.total_seconds() * USABLE_PART
 
     # --- read ------------------------------------------------------------------------------------------------
 
@@ -209,17 +212,15 @@ class Engine:
     # --- release ---------------------------------------------------------------------------------------------
 
     async def _release_empty_lanes(self) -> None:
-        lanes = [lane for lane in self._dispatcher.empty if lane.phase is Phase.RELEASING]
+        empty = [(lane, release) for lane, release in self._dispatcher.empty if lane.phase is Phase.RELEASING]
         self._dispatcher.empty.clear()
-        if not lanes:
+        if not empty:
             return
         released: set[str] = set()
         try:
-            released = await self._store.release_lanes(
-                [Release(lane.webhook_id, lane.token, lane.pokes or 0) for lane in lanes]
-            )
+            released = await self._store.release_lanes([release for _, release in empty])
         finally:
-            for lane in lanes:
+            for lane, _ in empty:
                 if lane.webhook_id in released:
                     self._dispatcher.remove(lane)
                 else:
@@ -230,16 +231,20 @@ class Engine:
     # --- the loops -------------------------------------------------------------------------------------------
 
     async def _every(
-        self, period: timedelta, step: Callable[[], Awaitable[timedelta | None]], wanted: asyncio.Event
+        self,
+        period: timedelta,
+        step: Callable[[], Awaitable[timedelta | None]],
+        wanted: asyncio.Event | None = None,
     ) -> None:
         """Do a step when it is wanted, when it asked to be done again, and once a period; outlive a failing store."""
+        wanted = wanted or asyncio.Event()
         while True:
             wanted.clear()
             try:
                 again_in = await step()
             except StoreUnavailable as error:
                 log.warning("store.failed", step=step.__name__.strip("_"), reason=error.detail)
-                await self._clock.wait(asyncio.Event(), PAUSE_WHEN_STORE_FAILS)
+                await self._clock.sleep(PAUSE_WHEN_STORE_FAILS)
                 again_in = timedelta(0)
             pause = period if again_in is None else min(again_in, period)
             if pause > timedelta(0):

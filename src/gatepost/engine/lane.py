@@ -6,14 +6,14 @@ Moments are seconds of `Clock.boot`, except where a name ends in `_at`.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from datetime import datetime
 from enum import Enum
 
 from gatepost.domain.deliveries import Accepted, Outcome, QueuedDelivery, slows_down
 from gatepost.domain.signatures import SigningKey, parse_secret
 from gatepost.domain.webhooks import Webhook
-from gatepost.ports import LaneRead, LeasedLane
+from gatepost.ports import LaneRead, LeasedLane, Release
 
 LINGER_SECONDS = 2.0  # an empty lane is kept this long, since events come in bursts
 CONFIRMED_FOR_SECONDS = 2.0  # nothing starts on configuration older than this
@@ -39,11 +39,12 @@ class Lane:
         self.phase = Phase.ACTIVE
         self.usable_until = usable_until
         self.confirmed = confirmed
-        self.edits = self.confirmed_edits = 0  # heard of in this process, and seen in the configuration
+        self.edits = 0  # heard of in this process
+        self._confirmed_edits = 0  # of those, seen in the configuration
 
         self.buffer: deque[QueuedDelivery] = deque()
         self.known: set[str] = set()
-        self.presumed: set[str] = set()  # written as failed ahead of sending, see `must_presume`
+        self._presumed: set[str] = set()  # written as failed ahead of sending, see `must_presume`
         self.in_flight = 0  # started, and not yet recorded
         # An owner that died may have died of what it was sending: feel the way, one at a time.
         self.window = 1 if leased.unclean else leased.window
@@ -68,6 +69,17 @@ class Lane:
         self.window = min(self.window, webhook.max_concurrency)
         self._keys: tuple[SigningKey, ...] | None = None
         self._keys_until: datetime | None = None
+
+    def note_edit(self) -> None:
+        """Start nothing more before the configuration was read once again."""
+        self.edits += 1
+
+    def confirm(self, *, asked: float, edits: int) -> None:
+        """Take the configuration for good as of the moment it was asked for, when so many edits were known."""
+        self.confirmed, self._confirmed_edits = asked, edits
+
+    def renewed(self, *, usable_until: float) -> None:
+        self.usable_until = usable_until
 
     def keys(self, now: datetime) -> tuple[SigningKey, ...]:
         """Return the keys that sign at this moment, newest first."""
@@ -143,7 +155,7 @@ class Lane:
             and self.phase is Phase.ACTIVE
             and boot < self.usable_until
             and boot - self.confirmed <= CONFIRMED_FOR_SECONDS
-            and self.confirmed_edits == self.edits
+            and self._confirmed_edits == self.edits
             and boot >= self._next_start
         )
 
@@ -159,7 +171,13 @@ class Lane:
 
         Owner after owner died holding this lane: perhaps of this very delivery, which must not go on for ever.
         """
-        return self.unclean >= PRESUMED_FROM_UNCLEAN and delivery.id not in self.presumed
+        return self.unclean >= PRESUMED_FROM_UNCLEAN and delivery.id not in self._presumed
+
+    def presume(self, delivery: QueuedDelivery) -> None:
+        self._presumed.add(delivery.id)
+
+    def is_presumed(self, delivery: QueuedDelivery) -> bool:
+        return delivery.id in self._presumed
 
     # --- settling --------------------------------------------------------------------------------------------
 
@@ -171,8 +189,8 @@ class Lane:
         else:
             self.forget([delivery.id])
 
-    def settle(self, outcome: Outcome) -> None:
-        """Adapt the window to an outcome: one more for a success, half for a sign of overload."""
+    def adapt_window(self, outcome: Outcome) -> None:
+        """Make the window one larger for a success, half as large for a sign of overload."""
         if isinstance(outcome, Accepted):
             self.window = min(self.window + 1, self.webhook.max_concurrency)
         elif slows_down(outcome):
@@ -193,7 +211,8 @@ class Lane:
         self.forget(delivery_ids)
         self._idle_since = boot
 
-    def forget(self, delivery_ids: Iterable[str]) -> None:
+    def forget(self, delivery_ids: Collection[str]) -> None:
+        self._presumed.difference_update(delivery_ids)
         if self.reading:
             self._forget_after_read.extend(delivery_ids)
         else:
@@ -220,6 +239,12 @@ class Lane:
         if self.phase is Phase.ACTIVE:
             return not self.look_again and boot >= self._idle_since + LINGER_SECONDS
         return self.phase is Phase.LEAVING
+
+    def begin_release(self) -> Release:
+        """Take nothing more in; return the release to ask the store for."""
+        assert self.pokes is not None, "only a lane that `may_release` is released"
+        self.phase = Phase.RELEASING
+        return Release(self.webhook_id, self.token, self.pokes)
 
     def release_refused(self) -> None:
         """Go on: the lane was poked since it was read, or lost; the next read tells which."""

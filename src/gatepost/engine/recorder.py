@@ -73,7 +73,7 @@ class Recorder:
             except StoreUnavailable as error:
                 self.failing = True
                 log.warning("outcomes.delayed", count=len(batch), reason=error.detail)
-                await self._clock.wait(asyncio.Event(), pause)
+                await self._clock.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
             self.failing = False

@@ -176,7 +176,7 @@ class Deliveries:
         settled = asyncio.Event()
         ended: list[tuple[Outcome | Dropped, float, float]] = []
 
-        def settle(_: Outgoing, result: Outcome | Dropped, started_at: float, duration: float) -> None:
+        def settle(result: Outcome | Dropped, started_at: float, duration: float) -> None:
             ended.append((result, started_at, duration))
             settled.set()
 
