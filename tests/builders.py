@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.fakes import NOW, NumberedChance
 
-from gatepost.domain import events, tasks
+from gatepost.domain import events, tasks, webhooks
 from gatepost.domain.deliveries import (
     Accepted,
     Attempt,
@@ -29,7 +29,7 @@ from gatepost.domain.network import parse_target
 from gatepost.domain.retry import RetryPolicy
 from gatepost.domain.signatures import make_secret
 from gatepost.domain.tasks import Task, TaskChange
-from gatepost.domain.webhooks import Health, Secret, Subscription, Webhook
+from gatepost.domain.webhooks import Secret, Subscription, Webhook
 from gatepost.ports import LaneOutcomes, LeasedLane, Settled
 
 CHANCE = NumberedChance()
@@ -87,27 +87,9 @@ def make_event(*, event: str = "task.created", group_id: str = GROUP_ID, **chang
 
 
 def make_webhook(*, url: str = "https://hooks.example.com/in", **changes: Any) -> Webhook:
-    webhook = Webhook(
-        id=new_id("wh"),
-        group_id=GROUP_ID,
-        name="Rota",
-        target=parse_target(url),
-        enabled=True,
-        events=("*",),
-        headers=(),
-        policy=POLICY,
-        timeout_seconds=15,
-        max_concurrency=10,
-        rate_limit_per_second=None,
-        ignore_origins=(),
-        secrets=(Secret(make_secret(CHANCE.key_bytes(32))),),
-        health=Health.HEALTHY,
-        disabled_reason=None,
-        config_version=1,
-        created_at=NOW,
-        updated_at=NOW,
-    )
-    return replace(webhook, **changes)
+    fields = {"name": "Rota", "target": parse_target(url), "events": ("*",), "policy": POLICY}
+    secret = Secret(make_secret(CHANCE.key_bytes(32)))
+    return replace(webhooks.create(new_id("wh"), GROUP_ID, fields, secret, now=NOW), **changes)
 
 
 def subscription_of(webhook: Webhook) -> Subscription:

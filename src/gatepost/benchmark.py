@@ -24,10 +24,10 @@ from gatepost.domain.deliveries import Outcome, QueuedDelivery, owed, request_he
 from gatepost.domain.events import Occasion
 from gatepost.domain.groups import Group
 from gatepost.domain.network import parse_target
-from gatepost.domain.retry import DEFAULT_POLICY
 from gatepost.domain.signatures import make_secret, parse_secret
-from gatepost.domain.tasks import create
-from gatepost.domain.webhooks import Health, Secret, Subscription, Webhook
+from gatepost.domain.tasks import create as create_task
+from gatepost.domain.webhooks import Secret, Subscription, Webhook
+from gatepost.domain.webhooks import create as create_webhook
 from gatepost.engine.engine import Engine
 from gatepost.ports import Dropped, Outgoing, Saved, Sender
 
@@ -213,7 +213,7 @@ async def _fill(parts: Parts, url: str, count: int) -> None:
 async def _emit(parts: Parts, group_id: str, owed_to: Sequence[Subscription], version: int) -> None:
     occasion = Occasion(parts.chance.new_id("evt"), parts.clock.now(), actor_id=None)
     fields = {"title": "Bench", "description": DESCRIPTION}
-    change = create(parts.chance.new_id("tsk"), group_id, fields, occasion)
+    change = create_task(parts.chance.new_id("tsk"), group_id, fields, occasion)
     deliveries = [owed(parts.chance.new_id("dlv"), change.event, subscription) for subscription in owed_to]
     saved = await parts.store.save_change(group_id, change, deliveries, webhooks_version=version)
     assert saved is Saved.DONE
@@ -228,32 +228,14 @@ async def _parts() -> AsyncIterator[Parts]:
 
 
 def _webhook(parts: Parts, group_id: str, url: str) -> Webhook:
-    now = parts.clock.now()
-    return Webhook(
-        id=parts.chance.new_id("wh"),
-        group_id=group_id,
-        name="bench",
-        target=parse_target(url),
-        enabled=True,
-        events=("*",),
-        headers=(),
-        policy=DEFAULT_POLICY,
-        timeout_seconds=15,
-        max_concurrency=MAX_CONCURRENCY,
-        rate_limit_per_second=None,
-        ignore_origins=(),
-        secrets=(Secret(make_secret(parts.chance.key_bytes(32))),),
-        health=Health.HEALTHY,
-        disabled_reason=None,
-        config_version=1,
-        created_at=now,
-        updated_at=now,
-    )
+    webhook_id, secret = parts.chance.new_id("wh"), Secret(make_secret(parts.chance.key_bytes(32)))
+    fields = {"name": "bench", "target": parse_target(url), "events": ("*",), "max_concurrency": MAX_CONCURRENCY}
+    return create_webhook(webhook_id, group_id, fields, secret, now=parts.clock.now())
 
 
 def _event_body(parts: Parts) -> bytes:
     occasion = Occasion(parts.chance.new_id("evt"), parts.clock.now(), actor_id=None)
-    return create("tsk_bench", "grp_bench", {"title": "Bench", "description": DESCRIPTION}, occasion).event.body
+    return create_task("tsk_bench", "grp_bench", {"title": "Bench", "description": DESCRIPTION}, occasion).event.body
 
 
 async def _measured(variant: str, count: int, run: Callable[[], Awaitable[None]]) -> Round:

@@ -6,6 +6,7 @@ from tests.builders import make_webhook, subscription_of
 from tests.fakes import NOW
 
 from gatepost.domain.errors import InvalidInput, ReservedHeader
+from gatepost.domain.retry import DEFAULT_POLICY
 from gatepost.domain.signatures import make_secret
 from gatepost.domain.webhooks import (
     Health,
@@ -13,7 +14,9 @@ from gatepost.domain.webhooks import (
     Webhook,
     check_headers,
     checked,
+    create,
     merged_headers,
+    new_secret,
     wants,
     with_changes,
     with_new_secret,
@@ -22,8 +25,8 @@ from gatepost.domain.webhooks import (
 
 LATER = NOW + timedelta(hours=1)
 GRACE = timedelta(days=1)
-NEW_SECRET = make_secret(b"n" * 32)
-NEWEST_SECRET = make_secret(b"w" * 32)
+NEW_SECRET = Secret(make_secret(b"n" * 32))
+NEWEST_SECRET = Secret(make_secret(b"w" * 32))
 
 
 # --- what a webhook wants ------------------------------------------------------------------------------------
@@ -80,6 +83,31 @@ def test_an_ignored_origin_is_passed_over(ignored: tuple[str, ...], origin: str,
     subscription = subscription_of(make_webhook(ignore_origins=ignored))
 
     assert wants(subscription, "task.created", origin) is wanted
+
+
+# --- birth ---------------------------------------------------------------------------------------------------
+
+
+def test_a_new_webhook_has_the_defaults_for_what_was_not_given() -> None:
+    target = make_webhook().target
+
+    webhook = create("wh_1", "grp_1", {"name": "Rota", "target": target, "events": ("*",)}, NEW_SECRET, now=NOW)
+
+    assert (webhook.enabled, webhook.health, webhook.disabled_reason) == (True, Health.HEALTHY, None)
+    assert (webhook.headers, webhook.ignore_origins, webhook.rate_limit_per_second) == ((), (), None)
+    assert (webhook.timeout_seconds, webhook.max_concurrency, webhook.policy) == (15, 10, DEFAULT_POLICY)
+    assert (webhook.secrets, webhook.config_version) == ((NEW_SECRET,), 1)
+    assert webhook.created_at == webhook.updated_at == NOW
+
+
+def test_a_webhook_can_be_born_disabled_and_never_outside_its_limits() -> None:
+    fields = {"name": "Rota", "target": make_webhook().target, "events": ("*",), "enabled": False}
+
+    disabled = create("wh_1", "grp_1", fields, NEW_SECRET, now=NOW)
+
+    assert (disabled.enabled, disabled.health, disabled.disabled_reason) == (False, Health.DISABLED, "admin")
+    with pytest.raises(InvalidInput):
+        create("wh_1", "grp_1", {**fields, "timeout_seconds": 31}, NEW_SECRET, now=NOW)
 
 
 # --- edits ---------------------------------------------------------------------------------------------------
@@ -177,16 +205,16 @@ def test_after_a_rotation_both_secrets_sign_until_the_grace_ends() -> None:
 
     rotated = with_new_secret(webhook, NEW_SECRET, grace=GRACE, now=NOW)
 
-    assert values(rotated, NOW) == [NEW_SECRET, old]
-    assert values(rotated, NOW + GRACE - timedelta(milliseconds=1)) == [NEW_SECRET, old]
-    assert values(rotated, NOW + GRACE) == [NEW_SECRET]
+    assert values(rotated, NOW) == [NEW_SECRET.value, old]
+    assert values(rotated, NOW + GRACE - timedelta(milliseconds=1)) == [NEW_SECRET.value, old]
+    assert values(rotated, NOW + GRACE) == [NEW_SECRET.value]
     assert rotated.config_version == webhook.config_version + 1
 
 
 def test_a_rotation_without_grace_ends_the_old_secret_at_once() -> None:
     rotated = with_new_secret(make_webhook(), NEW_SECRET, grace=timedelta(0), now=NOW)
 
-    assert rotated.secrets == (Secret(NEW_SECRET),)
+    assert rotated.secrets == (NEW_SECRET,)
 
 
 def test_rotating_during_a_grace_drops_the_oldest() -> None:
@@ -194,7 +222,7 @@ def test_rotating_during_a_grace_drops_the_oldest() -> None:
 
     again = with_new_secret(rotated, NEWEST_SECRET, grace=GRACE, now=LATER)
 
-    assert again.secrets == (Secret(NEWEST_SECRET), Secret(NEW_SECRET, expires_at=LATER + GRACE))
+    assert again.secrets == (NEWEST_SECRET, replace(NEW_SECRET, expires_at=LATER + GRACE))
 
 
 def test_finalizing_leaves_the_newest_secret_alone() -> None:
@@ -202,7 +230,7 @@ def test_finalizing_leaves_the_newest_secret_alone() -> None:
 
     finalized = with_rotation_finalized(rotated, now=LATER)
 
-    assert finalized.secrets == (Secret(NEW_SECRET),)
+    assert finalized.secrets == (NEW_SECRET,)
     assert finalized.config_version == rotated.config_version + 1
 
 
@@ -225,13 +253,13 @@ def test_a_grace_of_none_or_of_seven_days_is_taken(seconds: int) -> None:
 
 def test_a_secret_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(InvalidInput):
-        with_new_secret(make_webhook(), "hunter2", grace=GRACE, now=NOW)
+        new_secret("hunter2")
 
 
 def test_the_hint_is_that_of_the_newest_secret() -> None:
     rotated = with_new_secret(make_webhook(), NEW_SECRET, grace=GRACE, now=NOW)
 
-    assert rotated.secret_hint == "…" + NEW_SECRET.rstrip("=")[-4:]
+    assert rotated.secret_hint == "…" + NEW_SECRET.value.rstrip("=")[-4:]
 
 
 def values(webhook: Webhook, now) -> list[str]:

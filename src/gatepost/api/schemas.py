@@ -11,10 +11,9 @@ from pydantic_core import PydanticCustomError
 from gatepost.domain.deliveries import DeadReason, ErrorClass, Status
 from gatepost.domain.errors import invalid
 from gatepost.domain.events import TEST_EVENT
-from gatepost.domain.retry import DEFAULT_POLICY, RetryPolicy, exponential, scheduled
+from gatepost.domain.retry import RetryPolicy, exponential, scheduled
 from gatepost.domain.tasks import DESCRIPTION_LIMIT, REASON_LIMIT, TITLE_LIMIT, TaskStatus
-from gatepost.domain.webhooks import MOST_EVENTS, Health
-from gatepost.services.webhooks import DEFAULTS
+from gatepost.domain.webhooks import DEFAULTS, MOST_EVENTS, Health
 
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
@@ -46,6 +45,7 @@ Description = Annotated[str, Field(max_length=DESCRIPTION_LIMIT)]
 Difficulty = Annotated[int, Field(ge=1, le=10)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Events = Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_EVENTS, examples=[["task.*"]])]
+Headers = Annotated[dict[str, str | None], Field(description="Values are never shown; null keeps one.")]
 Given = Annotated[str, Field(max_length=100, description="A secret agreed with a partner; else one is made.")]
 
 
@@ -127,13 +127,13 @@ class RetryPolicyBody(BaseModel):
 
 class _WebhookFields(Body):
     enabled: bool = DEFAULTS["enabled"]
-    headers: Annotated[dict[str, str | None], Field(description="Values are never shown; null keeps one.")] = {}
-    retry_policy: RetryPolicyBody = RetryPolicyBody(schedule=DEFAULT_POLICY.schedule)
+    headers: Headers = DEFAULTS["headers"]
+    retry_policy: RetryPolicyBody = RetryPolicyBody(schedule=DEFAULTS["policy"].schedule)
     timeout_seconds: Annotated[int, Field(ge=1, le=30)] = DEFAULTS["timeout_seconds"]
     max_concurrency: Annotated[int, Field(ge=1, le=100)] = DEFAULTS["max_concurrency"]
-    rate_limit_per_second: Annotated[int, Field(ge=1, le=1000)] | None = None
+    rate_limit_per_second: Annotated[int, Field(ge=1, le=1000)] | None = DEFAULTS["rate_limit_per_second"]
     preserve_task_order: Annotated[bool, AfterValidator(_not_yet)] = False
-    ignore_origins: Annotated[tuple[str, ...], Field(max_length=20)] = ()
+    ignore_origins: Annotated[tuple[str, ...], Field(max_length=20)] = DEFAULTS["ignore_origins"]
 
     def fields(self) -> dict[str, Any]:
         """Return what was given, under the names that the service knows."""

@@ -5,17 +5,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from gatepost.domain.errors import FieldError, InvalidInput, ReservedHeader, invalid
 from gatepost.domain.events import is_event_type
 from gatepost.domain.network import Target
-from gatepost.domain.retry import RetryPolicy
+from gatepost.domain.retry import DEFAULT_POLICY, RetryPolicy
 from gatepost.domain.signatures import parse_secret, secret_hint
 
 MOST_HEADERS = 20
 HEADER_VALUE_LIMIT = 4096
 MOST_EVENTS = 50
 LONGEST_GRACE = timedelta(days=7)
+
+DEFAULTS: Mapping[str, Any] = {
+    "enabled": True,
+    "headers": {},
+    "policy": DEFAULT_POLICY,
+    "timeout_seconds": 15,
+    "max_concurrency": 10,
+    "rate_limit_per_second": None,
+    "ignore_origins": (),
+}
 
 _OPERATOR_FAMILIES = ("webhook.", "delivery.")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, section 5.6.2
@@ -108,32 +119,65 @@ def _matches(pattern: str, event: str) -> bool:
     return event == pattern or (pattern.endswith(".*") and event.startswith(pattern[:-1]))
 
 
+def new_secret(text: str) -> Secret:
+    """Return a secret to sign with from now on.
+
+    Raises: InvalidInput, when it has the wrong shape.
+    """
+    parse_secret(text)
+    return Secret(text)
+
+
+def create(webhook_id: str, group_id: str, fields: Mapping[str, Any], secret: Secret, *, now: datetime) -> Webhook:
+    """Return a new webhook, version 1.
+
+    Shape:  `fields` are attributes by name, but `headers` as a mapping; what is absent gets its default.
+    Raises: InvalidInput, naming every field that is wrong.
+    """
+    given = {**DEFAULTS, **fields}
+    headers = merged_headers((), given.pop("headers"), keep_others=False, same_origin=True)
+    health, disabled_reason = _health_of(given["enabled"])
+    return checked(
+        Webhook(
+            id=webhook_id,
+            group_id=group_id,
+            headers=headers,
+            secrets=(secret,),
+            health=health,
+            disabled_reason=disabled_reason,
+            config_version=1,
+            created_at=now,
+            updated_at=now,
+            **given,
+        )
+    )
+
+
 def with_changes(webhook: Webhook, *, now: datetime, **fields: object) -> Webhook:
     """Return the webhook edited, its version raised.
 
     Raises: InvalidInput, naming every field that is wrong.
     """
     edited = replace(webhook, **fields)  # type: ignore[arg-type]  # names and types come from our own schemas
-    enabled = edited.enabled
-    if enabled != webhook.enabled:
-        edited = replace(
-            edited,
-            health=Health.HEALTHY if enabled else Health.DISABLED,
-            disabled_reason=None if enabled else "admin",
-        )
+    if edited.enabled != webhook.enabled:
+        health, disabled_reason = _health_of(edited.enabled)
+        edited = replace(edited, health=health, disabled_reason=disabled_reason)
     return checked(replace(edited, config_version=webhook.config_version + 1, updated_at=now))
 
 
-def with_new_secret(webhook: Webhook, secret: str, *, grace: timedelta, now: datetime) -> Webhook:
+def _health_of(enabled: bool) -> tuple[Health, str | None]:
+    return (Health.HEALTHY, None) if enabled else (Health.DISABLED, "admin")
+
+
+def with_new_secret(webhook: Webhook, secret: Secret, *, grace: timedelta, now: datetime) -> Webhook:
     """Return the webhook with a new secret; the one before signs too until the grace ends, older ones no more.
 
-    Raises: InvalidInput, when the secret has the wrong shape or the grace is over 7 days.
+    Raises: InvalidInput, when the grace is over 7 days.
     """
-    parse_secret(secret)
     if not timedelta(0) <= grace <= LONGEST_GRACE:
         raise invalid("gracePeriodSeconds", "give seconds between 0 and 604800")
     previous = (replace(webhook.secrets[0], expires_at=now + grace),) if grace else ()
-    return with_changes(webhook, now=now, secrets=(Secret(secret), *previous))
+    return with_changes(webhook, now=now, secrets=(secret, *previous))
 
 
 def with_rotation_finalized(webhook: Webhook, *, now: datetime) -> Webhook:

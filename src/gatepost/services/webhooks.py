@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from gatepost.domain import webhooks as rules
 from gatepost.domain.errors import NotFound, QuotaExceeded, VersionConflict
 from gatepost.domain.network import Target, TargetPolicy, check_literal, parse_target
-from gatepost.domain.retry import DEFAULT_POLICY
-from gatepost.domain.signatures import SECRET_KEY_BYTES, make_secret, parse_secret
+from gatepost.domain.signatures import SECRET_KEY_BYTES, make_secret
 from gatepost.domain.webhooks import (
-    Health,
+    DEFAULTS,
     Secret,
     Webhook,
-    checked,
     merged_headers,
+    new_secret,
     with_changes,
     with_new_secret,
     with_rotation_finalized,
@@ -22,16 +22,6 @@ from gatepost.ports import Chance, Clock, EngineHints, Page, Saved, WebhookStore
 
 MOST_TRIES = 5
 QUOTA = 1000  # webhooks of one group
-
-DEFAULTS: Mapping[str, Any] = {
-    "enabled": True,
-    "headers": {},
-    "policy": DEFAULT_POLICY,
-    "timeout_seconds": 15,
-    "max_concurrency": 10,
-    "rate_limit_per_second": None,
-    "ignore_origins": (),
-}
 
 
 class Webhooks:
@@ -77,7 +67,9 @@ class Webhooks:
 
         Raises: QuotaExceeded, when the group has as many as it may.
         """
-        webhook = self._made(group_id, {**DEFAULTS, **fields}, self._secret(secret))
+        newest = self._secret(secret)
+        webhook_id = self._chance.new_id("wh")
+        webhook = rules.create(webhook_id, group_id, self._aimed(fields), newest, now=self._clock.now())
         if await self._webhooks.add_webhook(group_id, webhook, quota=self._quota) is Saved.QUOTA_EXCEEDED:
             raise QuotaExceeded(f"the group has {self._quota} webhooks; delete one first")
         self._hints.webhook_changed(webhook.id)
@@ -127,46 +119,26 @@ class Webhooks:
                 return edited
         raise VersionConflict("the webhook is being edited by others; read it and try again")
 
-    def _made(self, group_id: str, fields: Mapping[str, Any], secret: str) -> Webhook:
-        now = self._clock.now()
-        enabled = fields["enabled"]
-        return checked(
-            Webhook(
-                id=self._chance.new_id("wh"),
-                group_id=group_id,
-                target=self._target(fields["target_url"]),
-                headers=merged_headers((), fields["headers"], keep_others=False, same_origin=True),
-                secrets=(Secret(secret),),
-                health=Health.HEALTHY if enabled else Health.DISABLED,
-                disabled_reason=None if enabled else "admin",
-                config_version=1,
-                created_at=now,
-                updated_at=now,
-                **_plain(fields),
-            )
-        )
-
     def _edited(self, stored: Webhook, fields: Mapping[str, Any], *, now: datetime, keep_others: bool) -> Webhook:
-        target = self._target(fields["target_url"]) if "target_url" in fields else stored.target
-        headers = merged_headers(
+        changes = self._aimed(fields)
+        target = changes.get("target", stored.target)
+        changes["headers"] = merged_headers(
             stored.headers,
             fields.get("headers", {}),
             keep_others=keep_others,
             same_origin=target.origin == stored.target.origin,
         )
-        return with_changes(stored, now=now, target=target, headers=headers, **_plain(fields))
+        return with_changes(stored, now=now, **changes)
+
+    def _aimed(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields as the domain names them: the target in place of its URL."""
+        named = {name: value for name, value in fields.items() if name != "target_url"}
+        return named | ({"target": self._target(fields["target_url"])} if "target_url" in fields else {})
 
     def _target(self, url: str) -> Target:
         target = parse_target(url, https_only=self._https_only)
         check_literal(target, self._policy)
         return target
 
-    def _secret(self, given: str | None) -> str:
-        secret = make_secret(self._chance.key_bytes(SECRET_KEY_BYTES)) if given is None else given
-        parse_secret(secret)
-        return secret
-
-
-def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that go into a webhook as they are."""
-    return {name: value for name, value in fields.items() if name not in ("target_url", "headers")}
+    def _secret(self, given: str | None) -> Secret:
+        return new_secret(make_secret(self._chance.key_bytes(SECRET_KEY_BYTES)) if given is None else given)
