@@ -22,6 +22,7 @@ from gatepost.domain.deliveries import (
     after_attempt,
     first_progress,
     owed,
+    queued,
 )
 from gatepost.domain.events import Event, Occasion
 from gatepost.domain.groups import ApiKey, Group, Role, hash_key_secret
@@ -116,18 +117,7 @@ def make_queued(delivery: Delivery | None = None, event: Event | None = None, **
     """Return what the engine would be given of a delivery."""
     event = event or make_event()
     delivery = delivery or make_delivery(event)
-    fields = {
-        "id": delivery.id,
-        "group_id": delivery.group_id,
-        "webhook_id": delivery.webhook_id,
-        "event_id": delivery.event_id,
-        "event": delivery.event,
-        "body": event.body,
-        "hop": event.hop,
-        "attempt_count": delivery.progress.attempt_count,
-        "created_at": delivery.created_at,
-    }
-    return QueuedDelivery(**{**fields, **changes})
+    return replace(queued(delivery, body=event.body, hop=event.hop), **changes)
 
 
 def make_response(status_code: int = 200, **changes: Any) -> Response:

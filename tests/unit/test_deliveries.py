@@ -32,9 +32,12 @@ from gatepost.domain.deliveries import (
     error_class_of,
     outcome_of,
     owed,
+    queued,
     replayed,
     request_headers,
+    response_of,
     retry_after,
+    sampled,
     slows_down,
 )
 from gatepost.domain.retry import RetryPolicy
@@ -81,6 +84,13 @@ def test_only_2xx_is_success(status_code: int, kind: type, error_class: ErrorCla
 def test_an_outcome_without_a_response_is_counted_under_its_own_class(outcome: Outcome) -> None:
     assert isinstance(outcome, Unreachable | Blocked)
     assert error_class_of(outcome) is outcome.error_class
+
+
+def test_an_outcome_says_its_kind_and_what_was_answered() -> None:
+    outcomes = (accepted(204), refused(503), unreachable(), Blocked(ErrorClass.BLOCKED_ADDRESS))
+
+    assert [outcome.kind for outcome in outcomes] == ["accepted", "refused", "unreachable", "blocked"]
+    assert [response_of(outcome) for outcome in outcomes] == [make_response(204), make_response(503), None, None]
 
 
 # --- what an attempt means for its delivery ------------------------------------------------------------------
@@ -246,6 +256,24 @@ def test_a_replay_is_a_new_delivery_of_the_same_event() -> None:
         original.webhook_id,
         original.task_ids,
     )
+
+
+def test_a_sample_is_sent_once() -> None:
+    event = make_event(event="webhook.test", tasks=())
+
+    delivery = sampled("dlv_1", event, "wh_1")
+
+    assert delivery.progress == Progress(Status.QUEUED, attempt_count=0, max_attempts=1, next_attempt_at=NOW)
+    assert (delivery.webhook_id, delivery.event_id, delivery.task_ids) == ("wh_1", event.id, ())
+
+
+def test_what_is_queued_is_the_delivery_with_the_bytes_of_its_event() -> None:
+    delivery = make_delivery(progress=make_progress(attempt_count=2))
+
+    sent = queued(delivery, body=b"{}", hop=3)
+
+    assert (sent.id, sent.event_id, sent.created_at) == (delivery.id, delivery.event_id, delivery.created_at)
+    assert (sent.body, sent.hop, sent.attempt_count) == (b"{}", 3, 2)
 
 
 def test_a_request_carries_both_signatures_and_the_webhooks_own_headers_last() -> None:

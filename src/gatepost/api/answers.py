@@ -8,15 +8,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from gatepost.domain import tasks
-from gatepost.domain.deliveries import (
-    Accepted,
-    Attempt,
-    Delivery,
-    Outcome,
-    Refused,
-    Response,
-    error_class_of,
-)
+from gatepost.domain.deliveries import Attempt, Delivery, Response, error_class_of, response_of
 from gatepost.domain.errors import invalid
 from gatepost.domain.events import Json, rfc3339
 from gatepost.domain.tasks import HistoryEntry
@@ -132,7 +124,7 @@ def delivery_detail_json(shown: ShownDelivery) -> Json:
 
 
 def test_json(sent: SentTest) -> Json:
-    response = _response_of(sent.outcome)
+    response = response_of(sent.outcome)
     return {
         "deliveryId": sent.delivery.id,
         "request": _request_json(sent.request),
@@ -158,14 +150,14 @@ def _request_json(request: ShownRequest) -> Json:
 
 
 def _attempt_json(attempt: Attempt) -> Json:
-    response = _response_of(attempt.outcome)
+    response = response_of(attempt.outcome)
     return {
         "id": attempt.id,
         "number": attempt.number,
         "probe": attempt.probe,
         "startedAt": rfc3339(attempt.started_at),
         "durationMs": attempt.duration // timedelta(milliseconds=1),
-        "outcome": type(attempt.outcome).__name__.lower(),
+        "outcome": attempt.outcome.kind,
         "errorClass": error_class_of(attempt.outcome),
         "statusCode": response.status_code if response else None,
         "responseHeaders": _joined(response.headers) if response else None,
@@ -181,10 +173,6 @@ def _response_json(response: Response) -> Json:
         "body": _text(response.body),
         "truncated": response.truncated,
     }
-
-
-def _response_of(outcome: Outcome) -> Response | None:
-    return outcome.response if isinstance(outcome, Accepted | Refused) else None
 
 
 def _joined(headers: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -8,13 +8,14 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from gatepost.domain.deliveries import DeadReason, ErrorClass, Status
+from gatepost.domain.deliveries import Accepted, Blocked, DeadReason, ErrorClass, Refused, Status, Unreachable
 from gatepost.domain.errors import invalid
 from gatepost.domain.events import TEST_EVENT
 from gatepost.domain.retry import RetryPolicy, exponential, scheduled
 from gatepost.domain.tasks import DESCRIPTION_LIMIT, REASON_LIMIT, TITLE_LIMIT, TaskStatus
 from gatepost.domain.webhooks import DEFAULTS, MOST_EVENTS, Health
 
+_OUTCOMES = "|".join(outcome.kind for outcome in (Accepted, Refused, Unreachable, Blocked))
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
@@ -312,7 +313,7 @@ class Attempt(Answer):
     probe: bool
     started_at: WireMoment
     duration_ms: int
-    outcome: Annotated[str, Field(pattern="^(accepted|refused|unreachable|blocked)$")]
+    outcome: Annotated[str, Field(pattern=f"^({_OUTCOMES})$")]
     error_class: ErrorClass | None
     status_code: int | None
     response_headers: dict[str, str] | None

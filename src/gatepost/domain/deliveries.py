@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import ClassVar
 
 from gatepost.domain.events import Event
-from gatepost.domain.retry import RetryPolicy, parse_retry_after
+from gatepost.domain.retry import ONE_ATTEMPT, RetryPolicy, parse_retry_after
 from gatepost.domain.signatures import SigningKey, sign_plain, sign_standard
 from gatepost.domain.webhooks import Subscription
 
@@ -70,6 +71,7 @@ class Response:
 class Accepted:
     """The receiver answered 2xx."""
 
+    kind: ClassVar[str] = "accepted"
     response: Response
 
 
@@ -77,6 +79,7 @@ class Accepted:
 class Refused:
     """The receiver answered, but not 2xx."""
 
+    kind: ClassVar[str] = "refused"
     response: Response
 
 
@@ -84,6 +87,7 @@ class Refused:
 class Unreachable:
     """No complete response head came back; `detail` is for the operator's log, never for the API."""
 
+    kind: ClassVar[str] = "unreachable"
     error_class: ErrorClass
     detail: str = ""
 
@@ -92,6 +96,7 @@ class Unreachable:
 class Blocked:
     """We would not send it: the address or the target is not allowed."""
 
+    kind: ClassVar[str] = "blocked"
     error_class: ErrorClass
     detail: str = ""
 
@@ -108,6 +113,11 @@ def outcome_of(response: Response) -> Accepted | Refused:
     'Refused'
     """
     return Accepted(response) if 200 <= response.status_code <= 299 else Refused(response)
+
+
+def response_of(outcome: Outcome) -> Response | None:
+    """Return the response that an outcome came with, if there was one."""
+    return outcome.response if isinstance(outcome, Accepted | Refused) else None
 
 
 def error_class_of(outcome: Outcome) -> ErrorClass | None:
@@ -198,16 +208,12 @@ def first_progress(max_attempts: int, *, now: datetime) -> Progress:
 
 def owed(delivery_id: str, event: Event, subscription: Subscription) -> Delivery:
     """Return the delivery of an event to a webhook that wants it."""
-    return Delivery(
-        id=delivery_id,
-        group_id=event.group_id,
-        webhook_id=subscription.webhook_id,
-        event_id=event.id,
-        event=event.event,
-        task_ids=event.task_ids,
-        created_at=event.created_at,
-        progress=first_progress(subscription.max_attempts, now=event.created_at),
-    )
+    return _first(delivery_id, event, subscription.webhook_id, max_attempts=subscription.max_attempts)
+
+
+def sampled(delivery_id: str, event: Event, webhook_id: str) -> Delivery:
+    """Return the delivery of a sample event, to be sent once."""
+    return _first(delivery_id, event, webhook_id, max_attempts=ONE_ATTEMPT.max_attempts)
 
 
 def replayed(original: Delivery, delivery_id: str, *, max_attempts: int, now: datetime) -> Delivery:
@@ -221,13 +227,42 @@ def replayed(original: Delivery, delivery_id: str, *, max_attempts: int, now: da
     )
 
 
+def _first(delivery_id: str, event: Event, webhook_id: str, *, max_attempts: int) -> Delivery:
+    return Delivery(
+        id=delivery_id,
+        group_id=event.group_id,
+        webhook_id=webhook_id,
+        event_id=event.id,
+        event=event.event,
+        task_ids=event.task_ids,
+        created_at=event.created_at,
+        progress=first_progress(max_attempts, now=event.created_at),
+    )
+
+
+def queued(delivery: Delivery, *, body: bytes, hop: int) -> QueuedDelivery:
+    """Return what is needed of a delivery to send it, with the bytes and the hop of its event."""
+    return QueuedDelivery(
+        id=delivery.id,
+        group_id=delivery.group_id,
+        webhook_id=delivery.webhook_id,
+        event_id=delivery.event_id,
+        event=delivery.event,
+        body=body,
+        hop=hop,
+        attempt_count=delivery.progress.attempt_count,
+        created_at=delivery.created_at,
+    )
+
+
 def after_attempt(number: int, outcome: Outcome, policy: RetryPolicy, *, now: datetime, spread: float) -> Progress:
     """Return the progress of a delivery once the outcome of its attempt `number` is known.
 
     The policy in force at the attempt decides, so that an edited schedule holds from the next attempt on.
     A receiver's `Retry-After` (on 429 and 503) may lengthen the wait and never shortens it.
     """
-    status_code = outcome.response.status_code if isinstance(outcome, Accepted | Refused) else None
+    response = response_of(outcome)
+    status_code = response.status_code if response else None
     if isinstance(outcome, Accepted):
         return Progress(
             Status.DELIVERED, number, policy.max_attempts, None, last_status_code=status_code, finished_at=now

@@ -69,7 +69,7 @@ def key_text(key_id: str, secret: bytes) -> str:
 def parse_key(text: str) -> tuple[str, bytes] | None:
     """Return the key id and the secret's hash, or None when the text is no key."""
     match = _KEY.fullmatch(text)
-    return (f"key_{match[1]}", sha256(bytes.fromhex(match[2])).digest()) if match else None
+    return (f"key_{match[1]}", hash_key_secret(bytes.fromhex(match[2]))) if match else None
 
 
 def hash_key_secret(secret: bytes) -> bytes:

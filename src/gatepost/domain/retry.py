@@ -47,6 +47,7 @@ class RetryPolicy:
 
 # 5 s, 5 m, 30 m, 2 h, 5 h, 10 h, 14 h, 20 h, 24 h. Source: Standard Webhooks, "Retry schedule".
 DEFAULT_POLICY = RetryPolicy((5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400))
+ONE_ATTEMPT = RetryPolicy(())
 
 
 def scheduled(schedule: tuple[float, ...]) -> RetryPolicy:

@@ -11,7 +11,7 @@ from gatepost.domain.errors import FieldError, InvalidInput, ReservedHeader, inv
 from gatepost.domain.events import is_event_type
 from gatepost.domain.network import Target
 from gatepost.domain.retry import DEFAULT_POLICY, RetryPolicy
-from gatepost.domain.signatures import parse_secret, secret_hint
+from gatepost.domain.signatures import SigningKey, parse_secret, secret_hint
 
 MOST_HEADERS = 20
 HEADER_VALUE_LIMIT = 4096
@@ -90,6 +90,10 @@ class Webhook:
     def live_secrets(self, now: datetime) -> tuple[Secret, ...]:
         """Return the secrets that sign at this moment, newest first."""
         return tuple(secret for secret in self.secrets if secret.expires_at is None or now < secret.expires_at)
+
+    def signing_keys(self, now: datetime) -> tuple[SigningKey, ...]:
+        """Return the keys that sign at this moment, newest first."""
+        return tuple(parse_secret(secret.value) for secret in self.live_secrets(now))
 
 
 @dataclass(frozen=True, slots=True)

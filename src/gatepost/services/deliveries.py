@@ -12,20 +12,19 @@ from gatepost.domain.deliveries import (
     Delivery,
     ErrorClass,
     Outcome,
-    QueuedDelivery,
     Unreachable,
     after_attempt,
-    first_progress,
+    queued,
     replayed,
     request_headers,
+    sampled,
 )
 from gatepost.domain.errors import NotFound, PayloadExpired, RateLimited, WebhookDisabled
 from gatepost.domain.events import TEST_EVENT, Event, Occasion
 from gatepost.domain.groups import Caller
 from gatepost.domain.network import TargetPolicy, check_literal
-from gatepost.domain.retry import RetryPolicy
+from gatepost.domain.retry import ONE_ATTEMPT
 from gatepost.domain.samples import sample_event
-from gatepost.domain.signatures import parse_secret
 from gatepost.domain.webhooks import Webhook
 from gatepost.ports import (
     Chance,
@@ -43,7 +42,6 @@ from gatepost.ports import (
 
 TESTS_PER_MINUTE = 10
 MOST_WEBHOOKS_COUNTED = 10_000
-ONE_ATTEMPT = RetryPolicy(())
 # A sender settles what it was given; past the request's own deadline and this, it has been stopped.
 SETTLE_GRACE = timedelta(seconds=5)
 
@@ -142,16 +140,7 @@ class Deliveries:
         sample = sample_event(event, caller.group_id, occasion)
         check_literal(webhook.target, self._policy)
         self._tests.take(webhook_id)
-        delivery = Delivery(
-            id=self._chance.new_id("dlv"),
-            group_id=caller.group_id,
-            webhook_id=webhook_id,
-            event_id=sample.id,
-            event=sample.event,
-            task_ids=(),
-            created_at=occasion.at,
-            progress=first_progress(ONE_ATTEMPT.max_attempts, now=occasion.at),
-        )
+        delivery = sampled(self._chance.new_id("dlv"), sample, webhook_id)
         headers = self._signed_headers(webhook, delivery, sample)
         attempt = await self._attempt(webhook, headers, sample.body)
         now = self._clock.now()
@@ -197,8 +186,8 @@ class Deliveries:
     def _signed_headers(self, webhook: Webhook, delivery: Delivery, event: Event) -> Headers:
         now = self._clock.now()
         return request_headers(
-            _queued(delivery, event, attempt_count=0),
-            keys=[parse_secret(secret.value) for secret in webhook.live_secrets(now)],
+            queued(delivery, body=event.body, hop=event.hop),
+            keys=webhook.signing_keys(now),
             own_headers=webhook.headers,
             user_agent=self._user_agent,
             timestamp=int(now.timestamp()),
@@ -206,9 +195,9 @@ class Deliveries:
 
     def _shown_request(self, webhook: Webhook, delivery: Delivery, event: Event | None) -> ShownRequest:
         """Return the request of the latest attempt, or of the first when there was none yet."""
-        latest = max(0, delivery.progress.attempt_count - 1)
+        sent = queued(delivery, body=event.body if event else b"", hop=event.hop if event else 1)
         headers = request_headers(
-            _queued(delivery, event, attempt_count=latest),
+            replace(sent, attempt_count=max(0, sent.attempt_count - 1)),
             keys=(),
             own_headers=webhook.headers,
             user_agent=self._user_agent,
@@ -219,20 +208,6 @@ class Deliveries:
 
 
 _FRESH_PER_ATTEMPT = frozenset({"webhook-timestamp", "webhook-signature", "x-timestamp", "x-signature"})
-
-
-def _queued(delivery: Delivery, event: Event | None, *, attempt_count: int) -> QueuedDelivery:
-    return QueuedDelivery(
-        id=delivery.id,
-        group_id=delivery.group_id,
-        webhook_id=delivery.webhook_id,
-        event_id=delivery.event_id,
-        event=delivery.event,
-        body=event.body if event else b"",
-        hop=event.hop if event else 1,
-        attempt_count=attempt_count,
-        created_at=delivery.created_at,
-    )
 
 
 def _masked(headers: Headers, webhook: Webhook) -> Headers:
