@@ -11,7 +11,7 @@ from gatepost.domain.events import Occasion
 from gatepost.domain.groups import Caller
 from gatepost.domain.tasks import HistoryEntry, Task, TaskChange
 from gatepost.ports import Chance, Clock, Page, Saved, TaskQuery, TaskStore, WebhookStore
-from gatepost.services.subscriptions import Matcher
+from gatepost.services.matcher import Matcher
 
 MOST_TRIES = 5
 MOST_MATCHES = 20  # while somebody edits webhooks as fast as we can match them

@@ -5,8 +5,7 @@ from tests.builders import make_webhook, subscription_of
 
 from gatepost.domain.webhooks import Subscription
 from gatepost.ports import Subscriptions
-from gatepost.services import subscriptions
-from gatepost.services.subscriptions import Matcher
+from gatepost.services.matcher import Matcher
 
 
 class Webhooks:
@@ -60,8 +59,8 @@ async def test_what_is_forgotten_is_read_again(matcher: Matcher) -> None:
 async def test_what_is_remembered_is_bounded(
     matcher: Matcher, webhooks: Webhooks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscriptions, "MOST_GROUPS", 2)
-    monkeypatch.setattr(subscriptions, "MOST_KINDS", 2)
+    monkeypatch.setattr("gatepost.services.matcher.MOST_GROUPS", 2)
+    monkeypatch.setattr("gatepost.services.matcher.MOST_KINDS", 2)
     for group_id in ("grp_1", "grp_2", "grp_1", "grp_3", "grp_1", "grp_2"):
         await matcher.match(group_id, "task.created", "api")
     assert webhooks.asked == ["grp_1", "grp_2", "grp_3", "grp_2"]
