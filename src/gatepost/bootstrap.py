@@ -90,7 +90,7 @@ class Parts:
     settings: Settings
     clock: Clock
     chance: Chance
-    policy: TargetPolicy
+    target_policy: TargetPolicy
     store: SqliteStore
     sender: CurlSender
 
@@ -99,11 +99,11 @@ class Parts:
 async def delivery_parts(settings: Settings, *, listeners: Sequence[tuple[str, int]] = ()) -> AsyncIterator[Parts]:
     """Open the store and start the sender; end both in the opposite order."""
     clock = SystemClock()
-    policy = TargetPolicy(settings.allowed_target_networks, own_addresses(listeners))
+    target_policy = TargetPolicy(settings.allowed_target_networks, own_addresses(listeners))
     async with opened_store(settings) as store:
-        sender = _sender(settings, policy, clock)
+        sender = _sender(settings, target_policy, clock)
         try:
-            yield Parts(settings, clock, SystemChance(), policy, store, sender)
+            yield Parts(settings, clock, SystemChance(), target_policy, store, sender)
         finally:
             await sender.close()
 
@@ -175,9 +175,9 @@ def _secret_key(settings: Settings) -> bytes:
         ) from None
 
 
-def _sender(settings: Settings, policy: TargetPolicy, clock: Clock) -> CurlSender:
+def _sender(settings: Settings, target_policy: TargetPolicy, clock: Clock) -> CurlSender:
     return CurlSender(
-        policy,
+        target_policy,
         Resolver(clock, nameservers=settings.nameservers),
         clock,
         max_in_flight=settings.max_in_flight,
@@ -193,8 +193,23 @@ def _api(parts: Parts, hints: EngineHints, *, ready: Callable[[], bool]) -> tupl
     services = Services(
         accounts=Accounts(store, clock, chance),
         tasks=Tasks(store, store, clock, chance),
-        webhooks=Webhooks(store, hints, parts.policy, clock, chance, https_only=parts.settings.https_only),
-        deliveries=Deliveries(store, store, parts.sender, parts.policy, clock, chance, USER_AGENT),
+        webhooks=Webhooks(
+            store,
+            hints=hints,
+            target_policy=parts.target_policy,
+            clock=clock,
+            chance=chance,
+            https_only=parts.settings.https_only,
+        ),
+        deliveries=Deliveries(
+            store,
+            store,
+            sender=parts.sender,
+            target_policy=parts.target_policy,
+            clock=clock,
+            chance=chance,
+            user_agent=USER_AGENT,
+        ),
     )
     return create_app(services, clock=clock, ready=ready), services.accounts
 
@@ -233,13 +248,13 @@ def _die_of_a_bug(task: "asyncio.Task[None]") -> None:
         _dies("the engine")(bug)
 
 
-def _dies(part: str) -> Callable[..., None]:
+def _dies(part: str) -> Callable[[BaseException], None]:
     """Return what to call when a part that the process cannot do without has ended.
 
     The state is in the store, so ending at once and starting again loses nothing; going on without the part would.
     """
 
-    def die(cause: BaseException | None = None) -> None:
+    def die(cause: BaseException) -> None:
         log.critical("process.died", part=part, exc_info=cause)
         sys.stderr.flush()
         os._exit(EXIT_DIED)

@@ -108,8 +108,10 @@ async def opened_api(folder: Path, *, clock: Clock | None = None, sender: Sender
     services = Services(
         accounts=Accounts(store, clock, chance),
         tasks=Tasks(store, store, clock, chance),
-        webhooks=Webhooks(store, hints, POLICY, clock, chance, quota=5),
-        deliveries=Deliveries(store, store, sender, POLICY, clock, chance, USER_AGENT),
+        webhooks=Webhooks(store, hints=hints, target_policy=POLICY, clock=clock, chance=chance, quota=5),
+        deliveries=Deliveries(
+            store, store, sender=sender, target_policy=POLICY, clock=clock, chance=chance, user_agent=USER_AGENT
+        ),
     )
     app = create_app(services, clock=clock, ready=lambda: True)
     transport = httpx2.ASGITransport(app=app)

@@ -26,7 +26,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began_at = self._clock.boot()
+        began = self._clock.boot()
         status = 0
 
         async def send_safely(message: Message) -> None:
@@ -43,7 +43,7 @@ class Edge:
             if status == 0:
                 await internal_problem()(scope, receive, send_safely)
         finally:
-            _log_answer(scope, status, self._clock.boot() - began_at)
+            _log_answer(scope, status, self._clock.boot() - began)
 
 
 def _log_answer(scope: Scope, status: int, seconds: float) -> None:

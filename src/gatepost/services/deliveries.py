@@ -39,6 +39,7 @@ from gatepost.ports import (
     Sender,
     WebhookStore,
 )
+from gatepost.services.webhooks import existing
 
 TESTS_PER_MINUTE = 10
 MOST_WEBHOOKS_COUNTED = 10_000
@@ -84,8 +85,9 @@ class Deliveries:
         self,
         log: DeliveryLog,
         webhooks: WebhookStore,
+        *,
         sender: Sender,
-        policy: TargetPolicy,
+        target_policy: TargetPolicy,
         clock: Clock,
         chance: Chance,
         user_agent: str,
@@ -93,7 +95,7 @@ class Deliveries:
         self._log = log
         self._webhooks = webhooks
         self._sender = sender
-        self._policy = policy
+        self._target_policy = target_policy
         self._clock = clock
         self._chance = chance
         self._user_agent = user_agent
@@ -102,12 +104,12 @@ class Deliveries:
     async def list(self, group_id: str, query: DeliveryQuery, *, limit: int, before: str | None) -> Page[Delivery]:
         """Return the group's deliveries, newest first; of one webhook only, when the query names it."""
         if query.webhook_id is not None:
-            await self._webhook(group_id, query.webhook_id)
+            await existing(self._webhooks, group_id, query.webhook_id)
         return await self._log.deliveries(group_id, query, limit=limit, before=before)
 
     async def get(self, group_id: str, webhook_id: str, delivery_id: str) -> ShownDelivery:
         """Return one delivery; its request as the webhook is configured now, for its latest attempt."""
-        webhook = await self._webhook(group_id, webhook_id)
+        webhook = await existing(self._webhooks, group_id, webhook_id)
         detail = await self._detail(group_id, webhook_id, delivery_id)
         return ShownDelivery(detail, self._shown_request(webhook, detail.delivery, detail.event))
 
@@ -116,7 +118,7 @@ class Deliveries:
 
         Raises: WebhookDisabled; PayloadExpired, when the event's bytes are gone.
         """
-        webhook = await self._webhook(group_id, webhook_id)
+        webhook = await existing(self._webhooks, group_id, webhook_id)
         detail = await self._detail(group_id, webhook_id, delivery_id)
         if not webhook.enabled:
             raise WebhookDisabled("the webhook is disabled; enable it first")
@@ -135,10 +137,10 @@ class Deliveries:
 
         Raises: RateLimited, past 10 a minute; TargetNotAllowed; InvalidInput, when there is no such event.
         """
-        webhook = await self._webhook(caller.group_id, webhook_id)
+        webhook = await existing(self._webhooks, caller.group_id, webhook_id)
         occasion = Occasion(self._chance.new_id("evt"), self._clock.now(), caller.actor_id)
         sample = sample_event(event, caller.group_id, occasion)
-        check_literal(webhook.target, self._policy)
+        check_literal(webhook.target, self._target_policy)
         self._tests.take(webhook_id)
         delivery = sampled(self._chance.new_id("dlv"), sample, webhook_id)
         headers = self._signed_headers(webhook, delivery, sample)
@@ -148,12 +150,6 @@ class Deliveries:
         await self._log.add_test(caller.group_id, sample, finished, attempt)
         shown = ShownRequest(webhook.target.url, _masked(headers, webhook), sample.body)
         return SentTest(finished, shown, attempt.outcome)
-
-    async def _webhook(self, group_id: str, webhook_id: str) -> Webhook:
-        webhook = await self._webhooks.webhook(group_id, webhook_id)
-        if webhook is None:
-            raise NotFound("there is no such webhook in this group")
-        return webhook
 
     async def _detail(self, group_id: str, webhook_id: str, delivery_id: str) -> DeliveryDetail:
         detail = await self._log.delivery(group_id, webhook_id, delivery_id)
@@ -165,20 +161,20 @@ class Deliveries:
         settled = asyncio.Event()
         ended: list[tuple[Outcome | Dropped, float, float]] = []
 
-        def settle(result: Outcome | Dropped, started_at: float, duration: float) -> None:
-            ended.append((result, started_at, duration))
+        def settle(result: Outcome | Dropped, started: float, duration: float) -> None:
+            ended.append((result, started, duration))
             settled.set()
 
         timeout = float(webhook.timeout_seconds)
-        begun_at = self._clock.boot()
+        began = self._clock.boot()
         self._sender.submit([Outgoing(webhook.target, headers, body, timeout, math.inf, settle)])
         await self._clock.wait(settled, timedelta(seconds=timeout) + SETTLE_GRACE)
-        elapsed = self._clock.boot() - begun_at
-        result, started_at, duration = ended[0] if ended else (Dropped(), begun_at, elapsed)
+        elapsed = self._clock.boot() - began
+        result, started, duration = ended[0] if ended else (Dropped(), began, elapsed)
         return Attempt(
             id=self._chance.new_id("att"),
             number=1,
-            started_at=self._clock.now() - timedelta(seconds=max(0.0, self._clock.boot() - started_at)),
+            started_at=self._clock.now() - timedelta(seconds=max(0.0, self._clock.boot() - started)),
             duration=timedelta(seconds=duration),
             outcome=Unreachable(ErrorClass.INTERNAL_ERROR) if isinstance(result, Dropped) else result,
         )
@@ -220,18 +216,18 @@ class _Allowance:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._sent_at: OrderedDict[str, deque[float]] = OrderedDict()
+        self._sends: OrderedDict[str, deque[float]] = OrderedDict()
 
     def take(self, webhook_id: str) -> None:
         """Raises: RateLimited, when the minute's tests are used up."""
         now = self._clock.boot()
-        sent_at = self._sent_at.setdefault(webhook_id, deque(maxlen=TESTS_PER_MINUTE))
-        self._sent_at.move_to_end(webhook_id)
-        if len(sent_at) == TESTS_PER_MINUTE and now - sent_at[0] < 60:
+        sends = self._sends.setdefault(webhook_id, deque(maxlen=TESTS_PER_MINUTE))
+        self._sends.move_to_end(webhook_id)
+        if len(sends) == TESTS_PER_MINUTE and now - sends[0] < 60:
             raise RateLimited(
                 f"a webhook sends at most {TESTS_PER_MINUTE} tests a minute",
-                retry_after_seconds=math.ceil(60 - (now - sent_at[0])),
+                retry_after_seconds=math.ceil(60 - (now - sends[0])),
             )
-        sent_at.append(now)
-        if len(self._sent_at) > MOST_WEBHOOKS_COUNTED:
-            self._sent_at.popitem(last=False)
+        sends.append(now)
+        if len(self._sends) > MOST_WEBHOOKS_COUNTED:
+            self._sends.popitem(last=False)

@@ -22,6 +22,18 @@ from gatepost.ports import Chance, Clock, EngineHints, Page, Saved, WebhookStore
 
 MOST_TRIES = 5
 QUOTA = 1000  # webhooks of one group
+NO_SUCH_WEBHOOK = "there is no such webhook in this group"
+
+
+async def existing(webhooks: WebhookStore, group_id: str, webhook_id: str) -> Webhook:
+    """Return one webhook of a group.
+
+    Raises: NotFound.
+    """
+    webhook = await webhooks.webhook(group_id, webhook_id)
+    if webhook is None:
+        raise NotFound(NO_SUCH_WEBHOOK)
+    return webhook
 
 
 class Webhooks:
@@ -35,17 +47,17 @@ class Webhooks:
     def __init__(
         self,
         webhooks: WebhookStore,
+        *,
         hints: EngineHints,
-        policy: TargetPolicy,
+        target_policy: TargetPolicy,
         clock: Clock,
         chance: Chance,
-        *,
         https_only: bool = False,
         quota: int = QUOTA,
     ) -> None:
         self._webhooks = webhooks
         self._hints = hints
-        self._policy = policy
+        self._target_policy = target_policy
         self._clock = clock
         self._chance = chance
         self._https_only = https_only
@@ -53,10 +65,7 @@ class Webhooks:
 
     async def get(self, group_id: str, webhook_id: str) -> Webhook:
         """Return one webhook."""
-        webhook = await self._webhooks.webhook(group_id, webhook_id)
-        if webhook is None:
-            raise NotFound("there is no such webhook in this group")
-        return webhook
+        return await existing(self._webhooks, group_id, webhook_id)
 
     async def list(self, group_id: str, *, limit: int, before: str | None) -> Page[Webhook]:
         """Return the group's webhooks, newest first."""
@@ -92,7 +101,7 @@ class Webhooks:
         """Delete a webhook; what it was still owed is buried by the engine."""
         deleted = await self._webhooks.delete_webhook(group_id, webhook_id, now=self._clock.now())
         if deleted is not Saved.DONE:
-            raise NotFound("there is no such webhook in this group")
+            raise NotFound(NO_SUCH_WEBHOOK)
         self._hints.webhook_changed(webhook_id)
 
     async def rotate_secret(
@@ -137,7 +146,7 @@ class Webhooks:
 
     def _target(self, url: str) -> Target:
         target = parse_target(url, https_only=self._https_only)
-        check_literal(target, self._policy)
+        check_literal(target, self._target_policy)
         return target
 
     def _secret(self, given: str | None) -> Secret:
