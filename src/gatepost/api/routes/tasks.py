@@ -1,7 +1,9 @@
 """/api/tasks: any key of the group; approving and rejecting need an admin key."""
 
 import re
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
 
@@ -18,13 +20,39 @@ from gatepost.services.tasks import TaskRecord
 
 router = APIRouter(tags=["tasks"])
 
+S = TypeVar("S", schemas.TaskUpdate, schemas.TaskStep, schemas.TaskReject)
+
 TaskId = Annotated[str, Path(alias="taskId", pattern=id_pattern("tsk"))]
 IfMatch = Annotated[str | None, Header(alias="If-Match", description='The version last seen, such as "7".')]
 Create = Annotated[Call[schemas.TaskCreate], Depends(creating(schemas.TaskCreate, Role.MEMBER))]
-Update = Annotated[Call[schemas.TaskUpdate], Depends(changing(schemas.TaskUpdate, Role.MEMBER))]
-Step = Annotated[Call[schemas.TaskStep], Depends(changing(schemas.TaskStep, Role.MEMBER))]
-Approve = Annotated[Call[schemas.TaskStep], Depends(changing(schemas.TaskStep, Role.ADMIN))]
-Reject = Annotated[Call[schemas.TaskReject], Depends(changing(schemas.TaskReject, Role.ADMIN))]
+
+
+def _stepping(model: type[S], role: Role) -> Callable[..., Awaitable[Call[S]]]:
+    """Return the dependency of a change whose version may be given in `If-Match`, too; it ends up in the body."""
+
+    async def enter(call: Annotated[Call[S], Depends(changing(model, role))], if_match: IfMatch = None) -> Call[S]:
+        version = _expected_version(if_match, call.body.version)
+        return replace(call, body=call.body.model_copy(update={"version": version}))
+
+    return enter
+
+
+def _expected_version(if_match: str | None, version: int | None) -> int | None:
+    """Return the version that the caller saw, from the header or the body."""
+    if if_match is None or if_match == "*":
+        return version
+    tag = re.fullmatch(r'"([1-9][0-9]{0,8})"', if_match, re.ASCII)
+    if tag is None:
+        raise invalid("If-Match", 'give the ETag of the task, such as "7"', code="etag")
+    if version not in (None, int(tag[1])):
+        raise invalid("version", "give the same version as If-Match, or one of the two", code="mismatch")
+    return int(tag[1])
+
+
+Update = Annotated[Call[schemas.TaskUpdate], Depends(_stepping(schemas.TaskUpdate, Role.MEMBER))]
+Step = Annotated[Call[schemas.TaskStep], Depends(_stepping(schemas.TaskStep, Role.MEMBER))]
+Approve = Annotated[Call[schemas.TaskStep], Depends(_stepping(schemas.TaskStep, Role.ADMIN))]
+Reject = Annotated[Call[schemas.TaskReject], Depends(_stepping(schemas.TaskReject, Role.ADMIN))]
 
 
 @router.post(
@@ -74,9 +102,8 @@ async def get_task(call: MemberCall, task_id: TaskId, response: Response) -> Any
     response_model=schemas.TaskDetail,
     openapi_extra=body_of(schemas.TaskUpdate),
 )
-async def update_task(call: Update, task_id: TaskId, response: Response, if_match: IfMatch = None) -> Any:
-    version = _expected_version(if_match, call.body.version)
-    updated = await call.services.tasks.update(call.caller, task_id, call.body.fields(), version=version)
+async def update_task(call: Update, task_id: TaskId, response: Response) -> Any:
+    updated = await call.services.tasks.update(call.caller, task_id, call.body.fields(), version=call.body.version)
     return _answer(updated, response)
 
 
@@ -87,9 +114,8 @@ async def update_task(call: Update, task_id: TaskId, response: Response, if_matc
     response_model=schemas.TaskDetail,
     openapi_extra=body_of(schemas.TaskStep),
 )
-async def start_task(call: Step, task_id: TaskId, response: Response, if_match: IfMatch = None) -> Any:
-    version = _expected_version(if_match, call.body.version)
-    return _answer(await call.services.tasks.start(call.caller, task_id, version=version), response)
+async def start_task(call: Step, task_id: TaskId, response: Response) -> Any:
+    return _answer(await call.services.tasks.start(call.caller, task_id, version=call.body.version), response)
 
 
 @router.post(
@@ -99,9 +125,8 @@ async def start_task(call: Step, task_id: TaskId, response: Response, if_match: 
     response_model=schemas.TaskDetail,
     openapi_extra=body_of(schemas.TaskStep),
 )
-async def complete_task(call: Step, task_id: TaskId, response: Response, if_match: IfMatch = None) -> Any:
-    version = _expected_version(if_match, call.body.version)
-    return _answer(await call.services.tasks.complete(call.caller, task_id, version=version), response)
+async def complete_task(call: Step, task_id: TaskId, response: Response) -> Any:
+    return _answer(await call.services.tasks.complete(call.caller, task_id, version=call.body.version), response)
 
 
 @router.post(
@@ -111,9 +136,8 @@ async def complete_task(call: Step, task_id: TaskId, response: Response, if_matc
     response_model=schemas.TaskDetail,
     openapi_extra=body_of(schemas.TaskStep),
 )
-async def approve_task(call: Approve, task_id: TaskId, response: Response, if_match: IfMatch = None) -> Any:
-    version = _expected_version(if_match, call.body.version)
-    return _answer(await call.services.tasks.approve(call.caller, task_id, version=version), response)
+async def approve_task(call: Approve, task_id: TaskId, response: Response) -> Any:
+    return _answer(await call.services.tasks.approve(call.caller, task_id, version=call.body.version), response)
 
 
 @router.post(
@@ -123,24 +147,11 @@ async def approve_task(call: Approve, task_id: TaskId, response: Response, if_ma
     response_model=schemas.TaskDetail,
     openapi_extra=body_of(schemas.TaskReject),
 )
-async def reject_task(call: Reject, task_id: TaskId, response: Response, if_match: IfMatch = None) -> Any:
-    version = _expected_version(if_match, call.body.version)
-    rejected = await call.services.tasks.reject(call.caller, task_id, call.body.reason, version=version)
+async def reject_task(call: Reject, task_id: TaskId, response: Response) -> Any:
+    rejected = await call.services.tasks.reject(call.caller, task_id, call.body.reason, version=call.body.version)
     return _answer(rejected, response)
 
 
 def _answer(record: TaskRecord, response: Response) -> Json:
     response.headers["ETag"] = etag(record)
     return task_json(record)
-
-
-def _expected_version(if_match: str | None, version: int | None) -> int | None:
-    """Return the version that the caller saw, from the header or the body."""
-    if if_match is None or if_match == "*":
-        return version
-    tag = re.fullmatch(r'"([1-9][0-9]{0,8})"', if_match, re.ASCII)
-    if tag is None:
-        raise invalid("If-Match", 'give the ETag of the task, such as "7"', code="etag")
-    if version not in (None, int(tag[1])):
-        raise invalid("version", "give the same version as If-Match, or one of the two", code="mismatch")
-    return int(tag[1])
