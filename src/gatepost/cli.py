@@ -28,17 +28,17 @@ T = TypeVar("T")
 EXIT_FAILED = 1  # it was understood and could not be done
 EXIT_USAGE = 2  # what was given cannot be used
 
-app = typer.Typer(
+root = typer.Typer(
     name="gatepost",
     help="Self-hosted webhook delivery: signed, retried, logged, and lost never.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # main() says in a sentence what is wrong; a bug shows its plain traceback
 )
-key = typer.Typer(name="key", help="API keys of a group.", no_args_is_help=True)
-app.add_typer(key)
-bench = typer.Typer(name="bench", help="How fast this machine delivers.", no_args_is_help=True)
-app.add_typer(bench)
+key_commands = typer.Typer(name="key", help="API keys of a group.", no_args_is_help=True)
+root.add_typer(key_commands)
+bench_commands = typer.Typer(name="bench", help="How fast this machine delivers.", no_args_is_help=True)
+root.add_typer(bench_commands)
 
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URL", help="sqlite:///PATH; else GATEPOST_STORE.", show_default=False)
@@ -67,7 +67,7 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a check mark must not end us on a terminal that has none
     try:
-        app()
+        root()
     except (InvalidSettings, InvalidInput, UnusableUrl) as error:
         _fail(str(error), EXIT_USAGE)
     except (CannotListen, RequestFailed) as error:
@@ -79,7 +79,7 @@ def main() -> None:
         raise SystemExit(EXIT_FAILED) from None
 
 
-@app.callback(invoke_without_command=True)
+@root.callback(invoke_without_command=True)
 def version(
     shown: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
@@ -88,7 +88,7 @@ def version(
         raise typer.Exit
 
 
-@app.command()
+@root.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; else GATEPOST_HOST, 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; else GATEPOST_PORT, 8000.")] = None,
@@ -102,7 +102,7 @@ def serve(
     _run(serving.serve(settings, with_engine=engine == "on"))
 
 
-@app.command()
+@root.command()
 def migrate(store: StoreOption = None) -> None:
     """Bring a store's schema up to date.
 
@@ -113,7 +113,7 @@ def migrate(store: StoreOption = None) -> None:
     typer.echo(f"{settings.store} is up to date.")
 
 
-@key.command("create")
+@key_commands.command("create")
 def create_key(
     group: Annotated[str, typer.Option(metavar="NAME", help="The group that the key acts in.")],
     role: Annotated[Role, typer.Option(help="What the key may do.")],
@@ -132,7 +132,7 @@ def create_key(
         typer.echo(made.text)
 
 
-@app.command()
+@root.command()
 def listen(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 9000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -165,7 +165,7 @@ def listen(
     _run(_listen(app, serving.bind(host, port)))
 
 
-@app.command()
+@root.command()
 def trigger(
     event: Annotated[str, typer.Argument(metavar="EVENT", help=f"One of {', '.join(client.ROUTES)}.")],
     url: Annotated[str, typer.Option(help="Where Gatepost serves.")] = "http://127.0.0.1:8000",
@@ -184,7 +184,7 @@ def trigger(
     typer.echo(json.dumps(task) if as_json else f"{event}: {task['id']} is {task['status']}, version {task['version']}")
 
 
-@app.command()
+@root.command()
 def sign(
     file: FileArgument = "-",
     secret: SecretsOption = None,
@@ -212,7 +212,7 @@ def sign(
     typer.echo(json.dumps(headers) if as_json else "\n".join(f"{name}: {value}" for name, value in headers.items()))
 
 
-@app.command()
+@root.command()
 def verify(
     file: FileArgument = "-",
     secret: SecretsOption = None,
@@ -240,8 +240,8 @@ def verify(
     raise typer.Exit(0 if valid else EXIT_FAILED)
 
 
-@app.command()
-def demo(
+@root.command("demo")
+def run_demo(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Port of the API; else 8000, or a free one when that is taken.")
     ] = None,
@@ -257,7 +257,7 @@ def demo(
     _run(demo(port, seconds))
 
 
-@bench.command("deliver")
+@bench_commands.command("deliver")
 def bench_deliver(
     deliveries: Annotated[int, typer.Option(min=100, help="Size of the backlog; a multiple of 100.")] = 20_000,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that count, after one that warms up.")] = 3,
@@ -274,7 +274,7 @@ def bench_deliver(
     typer.echo(json.dumps(figures) if as_json else benchmark.table(figures))
 
 
-@bench.command("receiver", hidden=True)
+@bench_commands.command("receiver", hidden=True)
 def bench_receiver() -> None:
     """Answer 200 to everything; `bench deliver` runs this in a process of its own."""
     from gatepost import benchmark

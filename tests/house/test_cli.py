@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer.main
 
-from gatepost.cli import app
+from gatepost.cli import root
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text()
 SECTIONS = dict(re.findall(r"^## `(gatepost [a-z ]+)`\n(.*?)(?=^## |\Z)", PAGE, flags=re.MULTILINE | re.DOTALL))
@@ -23,7 +23,7 @@ def commands(command: object, name: str) -> Iterator[tuple[str, object]]:
             yield from commands(subcommand, f"{name} {word}")
 
 
-COMMANDS = dict(commands(typer.main.get_command(app), "gatepost"))
+COMMANDS = dict(commands(typer.main.get_command(root), "gatepost"))
 
 
 def test_every_command_has_its_section_and_every_section_its_command() -> None:

@@ -123,7 +123,7 @@ def delivery_detail_json(shown: ShownDelivery) -> Json:
     }
 
 
-def test_json(sent: SentTest) -> Json:
+def sent_test_json(sent: SentTest) -> Json:
     response = response_of(sent.outcome)
     return {
         "deliveryId": sent.delivery.id,

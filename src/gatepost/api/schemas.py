@@ -172,7 +172,7 @@ class SecretRotate(Body):
     secret: Given | None = None
 
 
-class TestSend(Body):
+class SendTest(Body):
     event: Annotated[str, Field(description="The event to send a sample of.")] = TEST_EVENT
 
 
@@ -185,7 +185,7 @@ BODIES: tuple[type[Body], ...] = (
     WebhookReplace,
     WebhookUpdate,
     SecretRotate,
-    TestSend,
+    SendTest,
 )
 
 
@@ -333,7 +333,7 @@ class ReceivedResponse(Answer):
     truncated: bool
 
 
-class TestResult(Answer):
+class SentTest(Answer):
     delivery_id: str
     request: DeliveryRequest
     response: ReceivedResponse | None

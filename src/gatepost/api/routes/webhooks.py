@@ -12,7 +12,7 @@ from gatepost.api.answers import (
     page_json,
     parse_cursor,
     rotation_json,
-    test_json,
+    sent_test_json,
     webhook_json,
 )
 from gatepost.api.calls import AdminCall, Call, changing, creating
@@ -26,7 +26,7 @@ Create = Annotated[Call[schemas.WebhookCreate], Depends(creating(schemas.Webhook
 Replace = Annotated[Call[schemas.WebhookReplace], Depends(changing(schemas.WebhookReplace, Role.ADMIN))]
 Update = Annotated[Call[schemas.WebhookUpdate], Depends(changing(schemas.WebhookUpdate, Role.ADMIN))]
 Rotate = Annotated[Call[schemas.SecretRotate], Depends(changing(schemas.SecretRotate, Role.ADMIN))]
-Test = Annotated[Call[schemas.TestSend], Depends(changing(schemas.TestSend, Role.ADMIN))]
+SendTest = Annotated[Call[schemas.SendTest], Depends(changing(schemas.SendTest, Role.ADMIN))]
 
 
 @router.post(
@@ -124,8 +124,8 @@ async def finalize_webhook_rotation(call: AdminCall, webhook_id: WebhookId) -> A
     "/api/integrations/webhooks/{webhookId}/test",
     operation_id="testWebhook",
     summary="Send a sample event now and show what came back",
-    response_model=schemas.TestResult,
-    openapi_extra=body_of(schemas.TestSend),
+    response_model=schemas.SentTest,
+    openapi_extra=body_of(schemas.SendTest),
 )
-async def test_webhook(call: Test, webhook_id: WebhookId) -> Any:
-    return test_json(await call.services.deliveries.send_test(call.caller, webhook_id, call.body.event))
+async def send_test(call: SendTest, webhook_id: WebhookId) -> Any:
+    return sent_test_json(await call.services.deliveries.send_test(call.caller, webhook_id, call.body.event))
