@@ -198,11 +198,6 @@ class Received:
 Respond = Callable[[Received], Awaitable[int]]
 
 
-async def accept(_received: Received) -> int:
-    """Answer what most receivers should: thank you, nothing to say."""
-    return 204
-
-
 class Receiver:
     """An ASGI app that verifies each request, answers it, and tells what it got.
 
@@ -216,7 +211,7 @@ class Receiver:
         clock: Clock,
         *,
         tell: Callable[[Received], None],
-        respond: Respond = accept,
+        respond: Respond,
     ) -> None:
         self._keys = keys
         self._clock = clock
@@ -224,10 +219,6 @@ class Receiver:
         self._respond = respond
         self._count = 0
         self._accepted: set[str] = set()
-
-    def use(self, keys: Sequence[SigningKey]) -> None:
-        """Verify with these keys from now on."""
-        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "http"

@@ -1,8 +1,6 @@
 """What holds for every request and answer: bodies, problems, headers, documents, health, log lines."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2
@@ -11,7 +9,8 @@ import structlog
 from tests.fakes import FakeClock
 from tests.integration.apis import Api, expect, problem
 
-from gatepost.api.app import BODY_LIMIT_BYTES, create_app
+from gatepost.api.app import create_app
+from gatepost.api.bodies import BODY_LIMIT_BYTES
 from gatepost.domain.errors import StoreUnavailable
 
 JSON = {"Content-Type": "application/json"}
@@ -129,28 +128,6 @@ async def test_the_process_is_live_always_and_ready_when_it_says_so(api: Api) ->
         is_ready = False
         problem(await http.get("/health/ready"), 503, "store_unavailable")
         assert expect(await http.get("/health/live"), 200) == {"status": "ok"}
-
-
-async def test_what_lives_as_long_as_the_process_is_started_and_ended(api: Api) -> None:
-    seen: list[str] = []
-
-    @asynccontextmanager
-    async def lifespan(_: Any) -> AsyncIterator[None]:
-        seen.append("started")
-        yield
-        seen.append("ended")
-
-    app = create_app(api.services, clock=FakeClock(), ready=lambda: True, lifespan=lifespan)
-    messages = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
-
-    async def receive() -> Any:
-        return messages.pop(0)
-
-    async def send(message: Any) -> None:
-        seen.append(message["type"])
-
-    await app({"type": "lifespan"}, receive, send)
-    assert seen == ["started", "lifespan.startup.complete", "ended", "lifespan.shutdown.complete"]
 
 
 async def test_the_page_of_operations_lists_them_all_and_fetches_nothing(api: Api) -> None:

@@ -5,7 +5,7 @@ from tests.builders import make_key, new_id
 from tests.fakes import NOW
 
 from gatepost.domain.errors import InvalidInput
-from gatepost.domain.groups import Role, group_name, hash_key_secret, is_valid, key_text, parse_key, role_named
+from gatepost.domain.groups import group_name, hash_key_secret, is_valid, key_text, parse_key
 
 SECRET = bytes(range(32))
 
@@ -15,11 +15,6 @@ def test_a_key_shown_once_leads_back_to_its_id_and_the_hash_of_its_secret(secret
     key_id = new_id("key")
 
     assert parse_key(key_text(key_id, secret)) == (key_id, hash_key_secret(secret))
-
-
-def test_the_hash_does_not_hold_the_secret() -> None:
-    assert SECRET not in hash_key_secret(SECRET)
-    assert len(hash_key_secret(SECRET)) == 32
 
 
 @pytest.mark.parametrize(
@@ -49,11 +44,10 @@ def test_a_key_is_valid_with_its_secret_and_no_other() -> None:
     assert not is_valid(key, hash_key_secret(bytes(32)))
 
 
-def test_a_revoked_key_and_one_nobody_knows_are_not_valid() -> None:
+def test_a_revoked_key_is_not_valid() -> None:
     revoked = make_key(secret_hash=hash_key_secret(SECRET), revoked_at=NOW)
 
     assert not is_valid(revoked, hash_key_secret(SECRET))
-    assert not is_valid(None, hash_key_secret(SECRET))
 
 
 @pytest.mark.parametrize(("given", "kept"), [("Night shift", "Night shift"), ("  x ", "x"), ("x" * 100, "x" * 100)])
@@ -67,9 +61,3 @@ def test_a_group_name_outside_its_limits_is_refused(name: str) -> None:
         group_name(name)
 
     assert refusal.value.errors[0].loc == ("name",)
-
-
-def test_a_role_is_admin_or_member() -> None:
-    assert (role_named("admin"), role_named("member")) == (Role.ADMIN, Role.MEMBER)
-    with pytest.raises(InvalidInput):
-        role_named("Admin")

@@ -1,7 +1,6 @@
 """The HTTP API as one ASGI application."""
 
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from functools import cache
 
 from fastapi import FastAPI, Request, Response
@@ -16,26 +15,14 @@ from gatepost.api.routes import deliveries, health, tasks, webhooks
 from gatepost.domain.events import to_json
 from gatepost.ports import Clock
 
-BODY_LIMIT_BYTES = 1024 * 1024
-
-__all__ = ["BODY_LIMIT_BYTES", "Services", "create_app"]
-
-Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+__all__ = ["Services", "create_app"]
 
 
-def create_app(
-    services: Services,
-    *,
-    clock: Clock,
-    ready: Callable[[], bool],
-    lifespan: Lifespan | None = None,
-    body_limit_bytes: int = BODY_LIMIT_BYTES,
-) -> FastAPI:
+def create_app(services: Services, *, clock: Clock, ready: Callable[[], bool]) -> FastAPI:
     """Return the application; `ready` says whether `/health/ready` answers 200."""
     app = FastAPI(
         title="Gatepost",
         version=__version__,
-        lifespan=lifespan,
         # The framework's own documents, redirects and traces stay out: ours are below, or in the log line.
         openapi_url=None,
         docs_url=None,
@@ -45,7 +32,6 @@ def create_app(
     )
     app.state.services = services
     app.state.ready = ready
-    app.state.body_limit_bytes = body_limit_bytes
     for noun in (tasks, webhooks, deliveries, health):
         # Flat, because an included router is matched twice for every request.
         app.router.routes.extend(noun.router.routes)

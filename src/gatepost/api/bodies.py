@@ -16,6 +16,8 @@ from gatepost.domain.errors import (
     UnsupportedMediaType,
 )
 
+BODY_LIMIT_BYTES = 1024 * 1024
+
 M = TypeVar("M", bound=Body)
 
 
@@ -24,18 +26,17 @@ async def read_body(request: Request) -> bytes:
 
     Raises: PayloadTooLarge, before more than the limit is read; UnsupportedMediaType; MalformedRequest.
     """
-    limit: int = request.app.state.body_limit_bytes
     declared = request.headers.get("content-length", "0")
     if not (declared.isascii() and declared.isdigit()):
         raise MalformedRequest("send a Content-Length of digits")
-    if int(declared[:20]) > limit:
-        raise _too_large(limit)
+    if int(declared[:20]) > BODY_LIMIT_BYTES:
+        raise _too_large()
     chunks: list[bytes] = []
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
+        if size > BODY_LIMIT_BYTES:
+            raise _too_large()
         chunks.append(chunk)
     if not size:
         return b"{}"
@@ -73,5 +74,5 @@ def _must_be_json(request: Request) -> None:
         raise UnsupportedMediaType("send the body as it is, with Content-Type: application/json")
 
 
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"a body may have at most {limit} bytes")
+def _too_large() -> PayloadTooLarge:
+    return PayloadTooLarge(f"a body may have at most {BODY_LIMIT_BYTES} bytes")

@@ -76,14 +76,6 @@ def hash_key_secret(secret: bytes) -> bytes:
     return sha256(secret).digest()
 
 
-def is_valid(key: ApiKey | None, secret_hash: bytes) -> bool:
+def is_valid(key: ApiKey, secret_hash: bytes) -> bool:
     """Say whether a stored key is live and its secret is the one offered, in constant time."""
-    return key is not None and key.revoked_at is None and hmac.compare_digest(key.secret_hash, secret_hash)
-
-
-def role_named(name: str) -> Role:
-    """Raises: InvalidInput, when there is no such role."""
-    try:
-        return Role(name)
-    except ValueError:
-        raise invalid("role", "give admin or member") from None
+    return key.revoked_at is None and hmac.compare_digest(key.secret_hash, secret_hash)
