@@ -61,7 +61,7 @@ class Drain:
         )
         return Outgoing(self._target, headers, BODY, 15.0, self._clock.boot() + 60, self._settle)
 
-    def _settle(self, _outgoing: Outgoing, result: "Outcome | Dropped", *_times: float) -> None:
+    def _settle(self, result: "Outcome | Dropped", *_times: float) -> None:
         if not isinstance(result, Accepted):
             self.failed += 1
         self._to_finish -= 1

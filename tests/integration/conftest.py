@@ -2,12 +2,46 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.apis import Api, opened_api
+from tests.integration.senders import CLOCK, LOOPBACK, Make, Sending
+from tests.receivers import Receiver
+
+from gatepost.adapters.resolver import Resolver
+from gatepost.adapters.sender import CurlSender
+from gatepost.domain.network import TargetPolicy
 
 
 @pytest.fixture
 async def api(tmp_path: Path) -> AsyncIterator[Api]:
     async with opened_api(tmp_path) as opened:
         yield opened
+
+
+@pytest.fixture
+async def make() -> AsyncIterator[Make]:
+    made: list[Sending] = []
+
+    def _make(policy: TargetPolicy = LOOPBACK, resolver: Any = None, **options: Any) -> Sending:
+        deaths: list[BaseException] = []
+        sender = CurlSender(policy, resolver or Resolver(CLOCK), CLOCK, on_thread_death=deaths.append, **options)
+        made.append(Sending(sender, deaths))
+        return made[-1]
+
+    yield _make
+    for sending in made:
+        await sending.sender.close()
+        assert sending.deaths == []
+
+
+@pytest.fixture
+def send(make: Make) -> Sending:
+    return make()
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with Receiver() as receiver:
+        yield receiver

@@ -152,7 +152,7 @@ async def sender(resolver: Resolver, clock: SettableClock) -> AsyncIterator[Curl
 async def outcome_of(sender: CurlSender, url: str, *, timeout: float = 2.0) -> object:
     settled = asyncio.get_running_loop().create_future()
     outgoing = Outgoing(
-        parse_target(url), (), b"{}", timeout, float("inf"), lambda _, result, *__: settled.set_result(result)
+        parse_target(url), (), b"{}", timeout, float("inf"), lambda result, *_: settled.set_result(result)
     )
     sender.submit([outgoing])
     return await asyncio.wait_for(settled, 5)
