@@ -163,6 +163,7 @@ def test_an_edit_that_leaves_enabled_alone_leaves_health_alone(enabled: bool) ->
         ("events", (".*",), ("events", 0)),
         ("events", ("Task.created",), ("events", 0)),
         ("ignore_origins", ("api", "elsewhere"), ("ignoreOrigins", 1)),
+        ("ignore_origins", ("api",) * 21, ("ignoreOrigins",)),
         ("ignore_origins", ("inbound:",), ("ignoreOrigins", 0)),
         ("ignore_origins", ("inbound:UP",), ("ignoreOrigins", 0)),
     ],

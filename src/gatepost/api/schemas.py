@@ -1,7 +1,7 @@
 """The shapes of bodies and answers, as the OpenAPI document shows them. Rules live in the domain."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -11,9 +11,27 @@ from pydantic_core import PydanticCustomError
 from gatepost.domain.deliveries import Accepted, Blocked, DeadReason, ErrorClass, Refused, Status, Unreachable
 from gatepost.domain.errors import invalid
 from gatepost.domain.events import TEST_EVENT
-from gatepost.domain.retry import RetryPolicy, exponential, scheduled
-from gatepost.domain.tasks import DESCRIPTION_LIMIT, REASON_LIMIT, TITLE_LIMIT, TaskStatus
-from gatepost.domain.webhooks import DEFAULTS, MOST_EVENTS, Health
+from gatepost.domain.retry import (
+    LONGEST_FIRST_BACKOFF_SECONDS,
+    MOST_ATTEMPTS,
+    MOST_RETRIES,
+    SHORTEST_WAIT_SECONDS,
+    RetryPolicy,
+    exponential,
+    scheduled,
+)
+from gatepost.domain.tasks import DESCRIPTION_LIMIT, MOST_DIFFICULT, REASON_LIMIT, TITLE_LIMIT, TaskStatus
+from gatepost.domain.webhooks import (
+    DEFAULTS,
+    LONGEST_GRACE,
+    LONGEST_TIMEOUT_SECONDS,
+    MOST_CONCURRENCY,
+    MOST_EVENTS,
+    MOST_IGNORED_ORIGINS,
+    MOST_PER_SECOND,
+    NAME_LIMIT,
+    Health,
+)
 
 _OUTCOMES = "|".join(outcome.kind for outcome in (Accepted, Refused, Unreachable, Blocked))
 _MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -43,8 +61,8 @@ WireMoment = Annotated[str, _DATE_TIME]
 Version = Annotated[int, Field(ge=1, description="The version last seen; 409 when it is another by now.")]
 Title = Annotated[str, Field(min_length=1, max_length=TITLE_LIMIT)]
 Description = Annotated[str, Field(max_length=DESCRIPTION_LIMIT)]
-Difficulty = Annotated[int, Field(ge=1, le=10)]
-Name = Annotated[str, Field(min_length=1, max_length=100)]
+Difficulty = Annotated[int, Field(ge=1, le=MOST_DIFFICULT)]
+Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
 Events = Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_EVENTS, examples=[["task.*"]])]
 Headers = Annotated[dict[str, str | None], Field(description="Values are never shown; null keeps one.")]
 Given = Annotated[str, Field(max_length=100, description="A secret agreed with a partner; else one is made.")]
@@ -112,9 +130,9 @@ class RetryPolicyBody(BaseModel):
 
     model_config = Body.model_config
 
-    schedule: Annotated[tuple[float, ...], Field(max_length=19)] | None = None
-    max_attempts: Annotated[int, Field(ge=1, le=20)] | None = None
-    backoff_seconds: Annotated[float, Field(ge=0.1, le=3600)] | None = None
+    schedule: Annotated[tuple[float, ...], Field(max_length=MOST_RETRIES)] | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=MOST_ATTEMPTS)] | None = None
+    backoff_seconds: Annotated[float, Field(ge=SHORTEST_WAIT_SECONDS, le=LONGEST_FIRST_BACKOFF_SECONDS)] | None = None
 
     def policy(self) -> RetryPolicy:
         """Raises: InvalidInput, unless it is the one or the other."""
@@ -130,11 +148,11 @@ class _WebhookFields(Body):
     enabled: bool = DEFAULTS["enabled"]
     headers: Headers = DEFAULTS["headers"]
     retry_policy: RetryPolicyBody = RetryPolicyBody(schedule=DEFAULTS["policy"].schedule)
-    timeout_seconds: Annotated[int, Field(ge=1, le=30)] = DEFAULTS["timeout_seconds"]
-    max_concurrency: Annotated[int, Field(ge=1, le=100)] = DEFAULTS["max_concurrency"]
-    rate_limit_per_second: Annotated[int, Field(ge=1, le=1000)] | None = DEFAULTS["rate_limit_per_second"]
+    timeout_seconds: Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT_SECONDS)] = DEFAULTS["timeout_seconds"]
+    max_concurrency: Annotated[int, Field(ge=1, le=MOST_CONCURRENCY)] = DEFAULTS["max_concurrency"]
+    rate_limit_per_second: Annotated[int, Field(ge=1, le=MOST_PER_SECOND)] | None = DEFAULTS["rate_limit_per_second"]
     preserve_task_order: Annotated[bool, AfterValidator(_not_yet)] = False
-    ignore_origins: Annotated[tuple[str, ...], Field(max_length=20)] = DEFAULTS["ignore_origins"]
+    ignore_origins: Annotated[tuple[str, ...], Field(max_length=MOST_IGNORED_ORIGINS)] = DEFAULTS["ignore_origins"]
 
     def fields(self) -> dict[str, Any]:
         """Return what was given, under the names that the service knows."""
@@ -168,7 +186,7 @@ class WebhookUpdate(_WebhookFields):
 
 
 class SecretRotate(Body):
-    grace_period_seconds: Annotated[int, Field(ge=0, le=604_800)] = 86_400
+    grace_period_seconds: Annotated[int, Field(ge=0, le=LONGEST_GRACE // timedelta(seconds=1))] = 86_400
     secret: Given | None = None
 
 

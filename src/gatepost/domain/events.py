@@ -21,7 +21,8 @@ TASK_EVENTS = (
 )
 TEST_EVENT = "webhook.test"
 
-_EVENT_TYPE = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)+")
+EVENT_TYPE_PATTERN = r"[a-z0-9_]+(\.[a-z0-9_]+)+"
+EVENT_TYPE_LIMIT = 100
 
 Json = dict[str, Any]
 
@@ -109,7 +110,7 @@ def is_event_type(name: str) -> bool:
     >>> [is_event_type(name) for name in ("task.created", "task", "Task.Created", "a.b.c_1")]
     [True, False, False, True]
     """
-    return len(name) <= 100 and _EVENT_TYPE.fullmatch(name) is not None
+    return len(name) <= EVENT_TYPE_LIMIT and re.fullmatch(EVENT_TYPE_PATTERN, name) is not None
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:

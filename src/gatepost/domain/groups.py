@@ -9,6 +9,8 @@ from hashlib import sha256
 
 from gatepost.domain.errors import invalid
 
+NAME_LIMIT = 100
+
 _KEY = re.compile(r"gp_([0-9a-f]{32})_([0-9a-f]{64})")
 
 
@@ -52,8 +54,8 @@ def group_name(name: str) -> str:
     Raises: InvalidInput, when empty or over 100 characters.
     """
     name = name.strip()
-    if not 1 <= len(name) <= 100 or "\x00" in name:
-        raise invalid("name", "give a name of 1 to 100 characters")
+    if not 1 <= len(name) <= NAME_LIMIT or "\x00" in name:
+        raise invalid("name", f"give a name of 1 to {NAME_LIMIT} characters")
     return name
 
 

@@ -12,6 +12,10 @@ JITTER = 0.1  # of each delay, added and never taken away: a retry is never earl
 LONGEST_RETRY_AFTER = timedelta(hours=24)
 LONGEST_BACKOFF_SECONDS = 86_400.0
 MOST_RETRIES = 19
+MOST_ATTEMPTS = MOST_RETRIES + 1
+SHORTEST_WAIT_SECONDS = 0.1
+LONGEST_WAIT_SECONDS = 604_800
+LONGEST_FIRST_BACKOFF_SECONDS = 3_600
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,11 @@ def scheduled(schedule: tuple[float, ...]) -> RetryPolicy:
     if len(schedule) > MOST_RETRIES:
         raise invalid("retryPolicy.schedule", f"give at most {MOST_RETRIES} waits")
     for position, seconds in enumerate(schedule):
-        if not (math.isfinite(seconds) and 0.1 <= seconds <= 604_800):
-            raise invalid(f"retryPolicy.schedule.{position}", "give seconds between 0.1 and 604800")
+        if not (math.isfinite(seconds) and SHORTEST_WAIT_SECONDS <= seconds <= LONGEST_WAIT_SECONDS):
+            raise invalid(
+                f"retryPolicy.schedule.{position}",
+                f"give seconds between {SHORTEST_WAIT_SECONDS} and {LONGEST_WAIT_SECONDS}",
+            )
     return RetryPolicy(tuple(schedule))
 
 
@@ -73,10 +80,15 @@ def exponential(max_attempts: int, backoff_seconds: float) -> RetryPolicy:
 
     Raises: InvalidInput, outside 1–20 attempts or 0.1–3,600 seconds.
     """
-    if not 1 <= max_attempts <= MOST_RETRIES + 1:
-        raise invalid("retryPolicy.maxAttempts", f"give a number between 1 and {MOST_RETRIES + 1}")
-    if not (math.isfinite(backoff_seconds) and 0.1 <= backoff_seconds <= 3_600):
-        raise invalid("retryPolicy.backoffSeconds", "give seconds between 0.1 and 3600")
+    if not 1 <= max_attempts <= MOST_ATTEMPTS:
+        raise invalid("retryPolicy.maxAttempts", f"give a number between 1 and {MOST_ATTEMPTS}")
+    if not (
+        math.isfinite(backoff_seconds) and SHORTEST_WAIT_SECONDS <= backoff_seconds <= LONGEST_FIRST_BACKOFF_SECONDS
+    ):
+        raise invalid(
+            "retryPolicy.backoffSeconds",
+            f"give seconds between {SHORTEST_WAIT_SECONDS} and {LONGEST_FIRST_BACKOFF_SECONDS}",
+        )
     return RetryPolicy(tuple(min(backoff_seconds * 4**n, LONGEST_BACKOFF_SECONDS) for n in range(max_attempts - 1)))
 
 

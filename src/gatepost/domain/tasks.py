@@ -20,8 +20,8 @@ from gatepost.domain.events import Event, Json, Occasion, make_event, rfc3339
 TITLE_LIMIT = 100
 DESCRIPTION_LIMIT = 1000
 REASON_LIMIT = 1000
-
-_PERSON = re.compile(r"usr_[0-9A-Za-z_-]{1,64}")
+MOST_DIFFICULT = 10
+PERSON_PATTERN = r"usr_[0-9A-Za-z_-]{1,64}"
 
 
 class TaskStatus(StrEnum):
@@ -223,11 +223,11 @@ def _check(fields: Mapping[str, Any]) -> None:
         errors.append(_text_error("title", fields["title"], 1, TITLE_LIMIT))
     if fields.get("description") is not None:
         errors.append(_text_error("description", fields["description"], 0, DESCRIPTION_LIMIT))
-    if fields.get("assigned_to") is not None and not _PERSON.fullmatch(fields["assigned_to"]):
+    if fields.get("assigned_to") is not None and not re.fullmatch(PERSON_PATTERN, fields["assigned_to"]):
         errors.append(FieldError(("assignedTo",), "give the usr_ id of a person", "invalid_id"))
     difficulty = fields.get("difficulty")
-    if difficulty is not None and not 1 <= difficulty <= 10:
-        errors.append(FieldError(("difficulty",), "give a whole number from 1 to 10", "out_of_range"))
+    if difficulty is not None and not 1 <= difficulty <= MOST_DIFFICULT:
+        errors.append(FieldError(("difficulty",), f"give a whole number from 1 to {MOST_DIFFICULT}", "out_of_range"))
     due_at = fields.get("due_at")
     if due_at is not None and due_at.tzinfo is None:
         errors.append(FieldError(("dueAt",), "give a time with its zone, such as 2026-11-23T12:00:00Z", "no_zone"))

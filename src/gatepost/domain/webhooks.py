@@ -13,9 +13,14 @@ from gatepost.domain.network import Target
 from gatepost.domain.retry import DEFAULT_POLICY, RetryPolicy
 from gatepost.domain.signatures import SigningKey, parse_secret, secret_hint
 
+NAME_LIMIT = 100
 MOST_HEADERS = 20
 HEADER_VALUE_LIMIT = 4096
 MOST_EVENTS = 50
+MOST_IGNORED_ORIGINS = 20
+LONGEST_TIMEOUT_SECONDS = 30
+MOST_CONCURRENCY = 100
+MOST_PER_SECOND = 1000
 LONGEST_GRACE = timedelta(days=7)
 
 DEFAULTS: Mapping[str, Any] = {
@@ -179,7 +184,7 @@ def with_new_secret(webhook: Webhook, secret: Secret, *, grace: timedelta, now: 
     Raises: InvalidInput, when the grace is over 7 days.
     """
     if not timedelta(0) <= grace <= LONGEST_GRACE:
-        raise invalid("gracePeriodSeconds", "give seconds between 0 and 604800")
+        raise invalid("gracePeriodSeconds", f"give seconds between 0 and {LONGEST_GRACE // timedelta(seconds=1)}")
     previous = (replace(webhook.secrets[0], expires_at=now + grace),) if grace else ()
     return with_changes(webhook, now=now, secrets=(secret, *previous))
 
@@ -224,15 +229,16 @@ def checked(webhook: Webhook) -> Webhook:
     Raises: InvalidInput, naming every field that is not.
     """
     errors = [
-        *_range_error("name", len(webhook.name.strip()), 1, 100, "characters"),
-        *_range_error("timeoutSeconds", webhook.timeout_seconds, 1, 30, "seconds"),
-        *_range_error("maxConcurrency", webhook.max_concurrency, 1, 100, "requests at once"),
+        *_range_error("name", len(webhook.name.strip()), 1, NAME_LIMIT, "characters"),
+        *_range_error("timeoutSeconds", webhook.timeout_seconds, 1, LONGEST_TIMEOUT_SECONDS, "seconds"),
+        *_range_error("maxConcurrency", webhook.max_concurrency, 1, MOST_CONCURRENCY, "requests at once"),
         *_range_error("events", len(webhook.events), 1, MOST_EVENTS, "event names"),
         *(
             FieldError(("events", n), "give an event such as task.created, task.* or *", "unknown_event")
             for n, pattern in enumerate(webhook.events)
             if not _is_pattern(pattern)
         ),
+        *_range_error("ignoreOrigins", len(webhook.ignore_origins), 0, MOST_IGNORED_ORIGINS, "origins"),
         *(
             FieldError(("ignoreOrigins", n), "give api, ui or inbound:<source>", "unknown_origin")
             for n, origin in enumerate(webhook.ignore_origins)
@@ -240,7 +246,7 @@ def checked(webhook: Webhook) -> Webhook:
         ),
     ]
     if webhook.rate_limit_per_second is not None:
-        errors += _range_error("rateLimitPerSecond", webhook.rate_limit_per_second, 1, 1000, "a second")
+        errors += _range_error("rateLimitPerSecond", webhook.rate_limit_per_second, 1, MOST_PER_SECOND, "a second")
     if "\x00" in webhook.name or not webhook.name.isprintable():
         errors.append(FieldError(("name",), "leave out control characters", "characters"))
     if errors:

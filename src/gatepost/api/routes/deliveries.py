@@ -11,6 +11,7 @@ from gatepost.api.calls import AdminCall
 from gatepost.api.openapi import Cursor, Limit, id_pattern
 from gatepost.api.routes.webhooks import WebhookId
 from gatepost.domain.deliveries import Status
+from gatepost.domain.events import EVENT_TYPE_LIMIT, EVENT_TYPE_PATTERN
 from gatepost.ports import DeliveryQuery
 
 router = APIRouter(tags=["deliveries"])
@@ -22,7 +23,7 @@ class DeliveryFilter(BaseModel):
     """Which deliveries to list."""
 
     status: Status | None = None
-    event: Annotated[str | None, Field(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)+$", max_length=100)] = None
+    event: Annotated[str | None, Field(pattern=f"^{EVENT_TYPE_PATTERN}$", max_length=EVENT_TYPE_LIMIT)] = None
     task_id: Annotated[str | None, Field(alias="taskId", pattern=id_pattern("tsk"))] = None
     created_from: Annotated[schemas.Moment | None, Field(alias="from", description="From this moment on.")] = None
     created_to: Annotated[schemas.Moment | None, Field(alias="to", description="Before this moment.")] = None

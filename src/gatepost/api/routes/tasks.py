@@ -14,7 +14,7 @@ from gatepost.api.openapi import Cursor, Limit, body_of, id_pattern
 from gatepost.domain.errors import invalid
 from gatepost.domain.events import Json
 from gatepost.domain.groups import Role
-from gatepost.domain.tasks import TaskStatus, as_json
+from gatepost.domain.tasks import PERSON_PATTERN, TaskStatus, as_json
 from gatepost.ports import TaskQuery
 from gatepost.services.tasks import TaskRecord
 
@@ -76,7 +76,7 @@ async def create_task(call: Create, response: Response) -> Any:
 async def list_tasks(
     call: MemberCall,
     status: TaskStatus | None = None,
-    assigned_to: Annotated[str | None, Query(alias="assignedTo", pattern=r"^usr_[0-9A-Za-z_-]{1,64}$")] = None,
+    assigned_to: Annotated[str | None, Query(alias="assignedTo", pattern=f"^{PERSON_PATTERN}$")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Any:
