@@ -24,6 +24,7 @@ from gatepost.domain.deliveries import (
     owed,
     queued,
 )
+from gatepost.domain.errors import GatepostError
 from gatepost.domain.events import Event, Occasion
 from gatepost.domain.groups import ApiKey, Group, Role, hash_key_secret
 from gatepost.domain.network import parse_target
@@ -42,6 +43,11 @@ SECOND = timedelta(seconds=1)
 def new_id(prefix: str) -> str:
     """Return an id that no other call of this test run returns."""
     return CHANCE.new_id(prefix)
+
+
+def every_error(root: type[GatepostError] = GatepostError) -> list[type[GatepostError]]:
+    """Return all errors that stand under one in the tree."""
+    return [error for child in root.__subclasses__() for error in (child, *every_error(child))]
 
 
 def make_group(**changes: Any) -> Group:

@@ -1,10 +1,10 @@
 import re
-from collections.abc import Iterator
 
 import pytest
+from tests.builders import every_error
 
 from gatepost.domain import errors
-from gatepost.domain.errors import FieldError, GatepostError, InvalidInput, RateLimited, invalid
+from gatepost.domain.errors import FieldError, InvalidInput, invalid
 
 
 def test_the_tree_at_the_top_of_the_file_is_the_tree_of_the_classes() -> None:
@@ -41,13 +41,3 @@ def test_a_field_inside_another_is_named_by_its_path() -> None:
     error = invalid("retryPolicy.maxAttempts", "give a number", code="out_of_range")
 
     assert error.errors == (FieldError(("retryPolicy", "maxAttempts"), "give a number", "out_of_range"),)
-
-
-def test_a_rate_limit_says_when_to_come_back() -> None:
-    assert RateLimited("too many test sends", retry_after_seconds=7).retry_after_seconds == 7
-
-
-def every_error(root: type[GatepostError] = GatepostError) -> Iterator[type[GatepostError]]:
-    for error in root.__subclasses__():
-        yield error
-        yield from every_error(error)
