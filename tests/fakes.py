@@ -117,7 +117,7 @@ class ScriptedSender:
             raise RuntimeError("the sender is closed")
         loop = asyncio.get_running_loop()
         for outgoing in batch:
-            if self._clock.boot() > outgoing.start_before:
+            if self._clock.boot() > outgoing.start_before():
                 loop.call_soon(outgoing.settle, Dropped(), self._clock.boot(), 0.0)
                 continue
             self._started_at[outgoing] = self._clock.boot()

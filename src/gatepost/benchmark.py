@@ -5,6 +5,7 @@ all threads of this process; on a shared machine it moves less than the wall clo
 """
 
 import asyncio
+import math
 import os
 import re
 import resource
@@ -143,7 +144,7 @@ async def _send_all(parts: Parts, webhooks: Sequence[Webhook], body: bytes, coun
             headers = request_headers(
                 delivery, keys=keys, own_headers=(), user_agent=USER_AGENT, timestamp=int(now.timestamp())
             )
-            batch.append(Outgoing(webhook.target, headers, body, 15, parts.clock.boot() + 60, settle))
+            batch.append(Outgoing(webhook.target, headers, body, 15, lambda: math.inf, settle))
             started += 1
             room -= 1
         parts.sender.submit(batch)

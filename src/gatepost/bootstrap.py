@@ -255,9 +255,11 @@ def _dies(part: str) -> Callable[[BaseException], None]:
     """
 
     def die(cause: BaseException) -> None:
-        log.critical("process.died", part=part, exc_info=cause)
-        sys.stderr.flush()
-        os._exit(EXIT_DIED)
+        try:
+            log.critical("process.died", part=part, exc_info=cause)
+            sys.stderr.flush()
+        finally:  # whatever has become of the log
+            os._exit(EXIT_DIED)
 
     return die
 

@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal, TextIO
@@ -87,7 +88,9 @@ class Logger(structlog.BoundLoggerBase):
                 line = processor(self._logger, level, line)
         except structlog.DropEvent:
             return
-        self._logger.msg(line)
+        # A log that cannot be written (a full disk, a pipe that nobody reads) must not end what it is about.
+        with suppress(OSError, ValueError):
+            self._logger.msg(line)
 
 
 def _logger_from(threshold: int) -> type[Logger]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from gatepost.domain.deliveries import Attempt, Delivery, Outcome, Progress, QueuedDelivery, Status
 from gatepost.domain.events import Event
@@ -60,8 +60,8 @@ class Dropped:
 class Outgoing:
     """One request to make.
 
-    Units: `timeout` spans DNS, connect, TLS, sending, head and body. `start_before` is a moment of `Clock.boot`:
-           past it the request is dropped unsent.
+    Units: `timeout` spans DNS, connect, TLS, sending, head and body. `start_before` gives a moment of `Clock.boot`;
+           past it the request is dropped unsent. It is asked when the request leaves, from the sender's own thread.
     Shape: `settle(result, started, duration)` is called once, on the event loop's thread, with the start as a
            moment of `Clock.boot` and the duration in seconds.
     """
@@ -70,7 +70,7 @@ class Outgoing:
     headers: Sequence[tuple[str, str]]
     body: bytes
     timeout: float
-    start_before: float
+    start_before: Callable[[], float]
     settle: Callable[[Outcome | Dropped, float, float], None]
 
 
@@ -244,8 +244,16 @@ class LeasedLane:
 
     webhook_id: str
     token: int
+    pokes: int
     unclean: int
     window: int
+
+
+class LaneMark(NamedTuple):
+    """What tells an owner whether there is a reason to look again: at the configuration, or at the deliveries."""
+
+    config_version: int
+    pokes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,8 +345,8 @@ class LaneStore(Protocol):
         Their due time becomes the earliest next attempt of what is unfinished, never if there is nothing.
         """
 
-    async def config_versions(self, webhook_ids: Sequence[str]) -> Mapping[str, int]:
-        """Return the version of each webhook that is neither deleted nor disabled."""
+    async def lane_marks(self, webhook_ids: Sequence[str]) -> Mapping[str, LaneMark]:
+        """Return the mark of each webhook that is neither deleted nor disabled."""
 
     async def webhooks_to_serve(self, webhook_ids: Sequence[str]) -> Mapping[str, Webhook]:
         """Return each webhook that is neither deleted nor disabled."""
@@ -346,7 +354,7 @@ class LaneStore(Protocol):
     async def sweep(self, *, now: datetime) -> int:
         """Poke lanes that hold due deliveries but are not due themselves, held ones excepted; return how many.
 
-        What deleted webhooks were still owed becomes dead, with its reason.
+        What deleted webhooks were still owed becomes dead, with its reason, once nobody holds their lanes.
         """
 
 

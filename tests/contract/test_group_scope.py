@@ -190,7 +190,7 @@ async def everything_of(store: Store, theirs: Belongings) -> list[object]:
         await paged(store.deliveries(GROUP_ID, DeliveryQuery(), limit=10, before=None)),
         await detail(store, theirs.delivery),
         await pokes_of(store, theirs.webhook.id),
-        await store.config_versions([theirs.webhook.id]),
+        await store.lane_marks([theirs.webhook.id]),
     ]
 
 

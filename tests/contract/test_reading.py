@@ -1,4 +1,4 @@
-"""`LaneStore.read_lanes`, `config_versions` and `webhooks_to_serve`: what an owner looks at."""
+"""`LaneStore.read_lanes`, `lane_marks` and `webhooks_to_serve`: what an owner looks at."""
 
 from dataclasses import astuple, replace
 from datetime import timedelta
@@ -170,17 +170,17 @@ async def test_the_version_of_each_webhook_is_told_but_of_disabled_deleted_and_u
     deleted, other = await add_webhook(store), await add_webhook(store)
     await store.delete_webhook(GROUP_ID, deleted.id, now=NOW)
 
-    versions = await store.config_versions([new.id, edited.id, disabled.id, deleted.id, new_id("wh")])
+    marks = await store.lane_marks([new.id, edited.id, disabled.id, deleted.id, new_id("wh")])
 
-    assert dict(versions) == {new.id: 1, edited.id: 2}
-    assert other.id not in versions
+    assert {webhook_id: mark.config_version for webhook_id, mark in marks.items()} == {new.id: 1, edited.id: 2}
+    assert other.id not in marks
 
 
 async def test_an_edit_in_another_process_shows_in_the_version_at_once(store: Store, other_store: Store) -> None:
     webhook = await add_webhook(store)
     await edit_webhook(other_store, webhook)
 
-    assert await store.config_versions([webhook.id]) == {webhook.id: 2}
+    assert (await store.lane_marks([webhook.id]))[webhook.id].config_version == 2
 
 
 async def test_webhooks_are_served_whole_but_not_disabled_deleted_and_unknown_ones(store: Store) -> None:
@@ -200,7 +200,7 @@ async def test_an_enabled_webhook_is_served_again(store: Store) -> None:
     disabled = await edit_webhook(store, await add_webhook(store), enabled=False)
     enabled = await edit_webhook(store, disabled, enabled=True)
 
-    assert await store.config_versions([enabled.id]) == {enabled.id: 3}
+    assert (await store.lane_marks([enabled.id]))[enabled.id].config_version == 3
     assert await store.webhooks_to_serve([enabled.id]) == {enabled.id: enabled}
 
 
@@ -208,5 +208,5 @@ async def test_asked_for_nothing_the_store_answers_nothing(store: Store) -> None
     await emit_one(store, await add_webhook(store))
 
     assert await store.read_lanes({}, now=NOW) == {}
-    assert await store.config_versions([]) == {}
+    assert await store.lane_marks([]) == {}
     assert await store.webhooks_to_serve([]) == {}

@@ -177,7 +177,7 @@ async def test_the_neighbours_of_a_stale_token_are_written(store: Store, other_s
 
 
 async def test_a_lane_that_is_not_there_is_lost(store: Store) -> None:
-    lane = LeasedLane(webhook_id=new_id("wh"), token=1, unclean=0, window=1)
+    lane = LeasedLane(webhook_id=new_id("wh"), token=1, pokes=0, unclean=0, window=1)
 
     lost = await store.record_attempts([make_outcomes(lane, [make_settled()])], now=NOW)
 
@@ -267,12 +267,22 @@ async def test_a_finished_delivery_never_changes_again(store: Store, ending: Out
 async def test_an_attempt_that_was_under_way_does_not_raise_what_the_sweep_buried(store: Store) -> None:
     webhook, lane, delivery, queued = await leased_with_one(store)
     await store.delete_webhook(GROUP_ID, webhook.id, now=NOW)
-    await store.sweep(now=NOW)
+    await store.sweep(now=NOW + HOUR)  # the lease is over
     buried = (await detail(store, delivery)).delivery
 
     await record(store, lane, queued, accepted(), at=NOW + HOUR)
 
     assert (await detail(store, delivery)).delivery == buried
+
+
+async def test_what_is_in_flight_when_its_webhook_is_deleted_is_recorded_as_it_ends(store: Store) -> None:
+    webhook, lane, delivery, queued = await leased_with_one(store)
+    await store.delete_webhook(GROUP_ID, webhook.id, now=NOW)
+    await store.sweep(now=NOW)
+
+    await record(store, lane, queued, accepted())
+
+    assert (await detail(store, delivery)).delivery.progress.status is Status.DELIVERED
 
 
 # --- attempts written ahead ----------------------------------------------------------------------------------
@@ -338,7 +348,7 @@ async def test_an_amendment_does_not_raise_what_the_sweep_buried(store: Store) -
     webhook, lane, delivery, queued = await leased_with_one(store)
     await record(store, lane, queued, DIED)
     await store.delete_webhook(GROUP_ID, webhook.id, now=NOW)
-    await store.sweep(now=NOW)
+    await store.sweep(now=NOW + HOUR)
     buried = (await detail(store, delivery)).delivery
 
     await record_settled(store, lane, make_settled(queued, accepted(), amends=True))

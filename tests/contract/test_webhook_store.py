@@ -6,6 +6,7 @@ import pytest
 from tests.builders import GROUP_ID, accepted, make_group, make_webhook, new_id, subscription_of
 from tests.contract.backends import Backend, Store
 from tests.contract.steps import (
+    ADA,
     add_webhook,
     detail,
     edit_webhook,
@@ -119,7 +120,7 @@ async def test_a_refused_webhook_moves_no_version_and_leaves_no_lane(store: Stor
     await store.add_webhook(GROUP_ID, refused, quota=0)
 
     assert await store.subscriptions(GROUP_ID) == before
-    assert await store.config_versions([refused.id]) == {}
+    assert await store.lane_marks([refused.id]) == {}
 
 
 async def test_deleted_webhooks_and_those_of_other_groups_do_not_count(store: Store) -> None:
@@ -332,6 +333,7 @@ async def test_the_sweep_buries_what_a_deleted_webhook_was_still_owed(store: Sto
     webhook, kept = await add_webhook(store), await add_webhook(store)
     done, waiting = await emit_one(store, webhook), await emit_one(store, kept)
     await record(store, await lease_one(store, webhook), await read_one(store, webhook), accepted())
+    await store.leave(ADA)
     delivered = await detail(store, done)
     owed = await emit_one(store, webhook)
     await store.delete_webhook(GROUP_ID, webhook.id, now=NOW)

@@ -488,7 +488,7 @@ ENGINE_QUERIES: dict[str, tuple[str, int, list[str]]] = {
     "clean": (sql_attempts.CLEAN, 2, ["PRIMARY KEY"]),
     "before emit": (sql_tasks.BEFORE_EMIT, 0, ["PRIMARY KEY", "sqlite_autoindex_events_1"]),
     "served": (sql_webhooks.SERVED, 0, ["PRIMARY KEY"]),
-    "config versions": (sql_webhooks.CONFIG_VERSIONS, 0, ["PRIMARY KEY"]),
+    "lane marks": (sql_webhooks.LANE_MARKS, 0, ["PRIMARY KEY", "PRIMARY KEY"]),
 }
 LISTS = {
     "of a group": (DeliveryQuery(), "deliveries_of_group"),

@@ -18,7 +18,7 @@ OVERLOADED = Refused(Response(503, (), b""))
 
 def make_lane(*, unclean: int = 0, window: int = 4, boot: float = 0.0, **webhook: object) -> Lane:
     hook = make_webhook(**webhook)
-    leased = LeasedLane(hook.id, token=7, unclean=unclean, window=window)
+    leased = LeasedLane(hook.id, token=7, pokes=0, unclean=unclean, window=window)
     return Lane(leased, hook, usable_until=boot + 24, confirmed=boot, boot=boot)
 
 
@@ -297,7 +297,7 @@ def test_a_delivery_that_was_dropped_unsent_is_the_first_to_go_next() -> None:
 def test_a_retry_that_falls_due_is_a_reason_to_read() -> None:
     lane = make_lane()
     read(lane)
-    lane.retry_from(1.5)
+    lane.look_not_later_than(1.5)
 
     lane.notice(1.4)
     assert not lane.wants_read()

@@ -11,12 +11,12 @@ from typing import Any
 
 import pycurl
 
-from gatepost.adapters.transfers import Job, Transfer, pin_of
+from gatepost.adapters.transfers import Submission, Transfer, pin_of
 from gatepost.domain.deliveries import ErrorClass, Outcome, Unreachable
-from gatepost.domain.network import IpAddress, TargetPolicy
+from gatepost.domain.network import IpAddress, Target, TargetPolicy
 from gatepost.ports import Clock, Dropped, Outgoing
 
-Settled = tuple[Outgoing, "Outcome | Dropped", float, float]
+Ended = tuple[Outgoing, "Outcome | Dropped", float, float]
 
 EVENTS_PER_TURN = 512
 IDLE_HANDLES_KEPT = 512
@@ -26,7 +26,7 @@ PINS_LIMIT = 20_000
 class CurlLoop:
     """One thread, one CurlMulti, one epoll: `select` ends at 1,024 descriptors.
 
-    Shape: `on_settled` and `on_death` are called on this thread, `on_settled` at most once a turn.
+    Shape: `on_ended` and `on_death` are called on this thread, `on_ended` at most once a turn.
     """
 
     def __init__(
@@ -36,33 +36,33 @@ class CurlLoop:
         *,
         max_in_flight: int,
         ca_file: str | None,
-        on_settled: Callable[[list[Settled]], None],
+        on_ended: Callable[[list[Ended]], None],
         on_death: Callable[[BaseException], None],
     ) -> None:
         self._policy = policy
         self._clock = clock
         self._max_in_flight = max_in_flight
         self._ca_file = ca_file
-        self._on_settled = on_settled
+        self._on_ended = on_ended
         self._on_death = on_death
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[Submission] = deque()
         self._woken = False
         self._stopping = False
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._running: dict[Any, Transfer] = {}
         self._idle: list[Transfer] = []
-        self._settled: list[Settled] = []
+        self._ended: list[Ended] = []
         self._pins: dict[tuple[str, int], tuple[IpAddress, ...]] = {}
-        self._due_at: float | None = None  # when libcurl wants to be called, a moment of the clock
+        self._due: float | None = None  # when libcurl wants to be called, a moment of the clock
         self._watched: dict[int, int] = {}
         self._idle_fds: set[int] = set()
         self._spoiled = Spoiled()
         self._thread = threading.Thread(target=self._run, name="gatepost-sender", daemon=True)
         self._thread.start()
 
-    def put(self, jobs: Sequence[Job]) -> None:
+    def put(self, submissions: Sequence[Submission]) -> None:
         """Hand requests over; safe from any thread."""
-        self._waiting.extend(jobs)
+        self._waiting.extend(submissions)
         self._ring()
 
     def stop(self) -> None:
@@ -104,55 +104,64 @@ class CurlLoop:
         for fd, events in self._epoll.poll(self._patience(), EVENTS_PER_TURN):
             if fd == self._bell:
                 os.eventfd_read(fd)
-                self._woken = False  # before the jobs are taken, so that a later one rings again
+                self._woken = False  # before the submissions are taken, so that a later one rings again
             elif fd in self._idle_fds:
                 self._spoil(fd)
             else:
                 self._multi.socket_action(fd, _CURL_EVENTS[events & _EPOLL_ALL])
         self._start_waiting()
-        if self._due_at is not None and self._due_at <= self._clock.boot():
-            self._due_at = None
+        if self._due is not None and self._due <= self._clock.boot():
+            self._due = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         self._collect()
-        if self._settled:
-            settled, self._settled = self._settled, []
-            self._on_settled(settled)
+        if self._ended:
+            ended, self._ended = self._ended, []
+            self._on_ended(ended)
 
     def _patience(self) -> float:
         if self._waiting:
             return 0
-        if self._due_at is None:
+        if self._due is None:
             return -1
-        return max(0.0, self._due_at - self._clock.boot())
+        return max(0.0, self._due - self._clock.boot())
 
     def _start_waiting(self) -> None:
         waiting = self._waiting
         now = self._clock.boot() if waiting else 0.0
         while waiting:
-            job = waiting.popleft()
+            submission = waiting.popleft()
             try:
-                self._start(job, now)
+                self._start(submission, now)
             except Exception as error:  # noqa: BLE001 - one request that cannot be made must not stop the others
-                self._settle(job, Unreachable(ErrorClass.INTERNAL_ERROR, repr(error)), now)
+                self._settle(submission, Unreachable(ErrorClass.INTERNAL_ERROR, repr(error)), now)
 
-    def _start(self, job: Job, now: float) -> None:
+    def _start(self, submission: Submission, now: float) -> None:
         """Give a request to libcurl; whether its lease still holds is asked again just before it leaves."""
-        transfer = self._idle.pop() if self._idle else Transfer(self._policy, self._clock, self._spoiled, self._ca_file)
-        try:
-            remaining = job.started_at + job.outgoing.timeout - now
-            if now > job.outgoing.start_before:
-                self._settle(job, Dropped(), now)
-            elif remaining <= 0:
-                self._settle(job, Unreachable(ErrorClass.TIMEOUT, "the deadline passed before connecting"), now)
-            else:
-                transfer.prepare(job, remaining=remaining, pin=self._pin(job))
-                self._multi.add_handle(transfer.curl)
-                self._running[transfer.curl] = transfer
-        finally:
-            if transfer.curl not in self._running:
-                self._retire(transfer)
+        outgoing = submission.outgoing
+        remaining = submission.started + outgoing.timeout - now
+        if now > outgoing.start_before():
+            self._settle(submission, Dropped(), now)
+        elif remaining <= 0:
+            self._settle(submission, Unreachable(ErrorClass.TIMEOUT, "the deadline passed before connecting"), now)
+        else:
+            self._start_within(submission, remaining)
 
-    def _pin(self, job: Job) -> str | None:
+    def _start_within(self, submission: Submission, remaining: float) -> None:
+        transfer = self._idle.pop() if self._idle else self._new_transfer()
+        curl = transfer.curl
+        self._running[curl] = transfer
+        try:
+            transfer.prepare(submission, remaining=remaining, pin=self._pin(submission))
+            self._multi.add_handle(curl)
+        except Exception:
+            del self._running[curl]
+            self._retire(transfer)
+            raise
+
+    def _new_transfer(self) -> Transfer:
+        return Transfer(self._policy, self._clock, self._spoiled.places, self._ca_file)
+
+    def _pin(self, submission: Submission) -> str | None:
         """Return the entry that libcurl must learn first; None when it knows these addresses, or needs none.
 
         One cache of names serves all handles of the multi. Entries without a ``+`` never run out, and a new one
@@ -160,17 +169,18 @@ class CurlLoop:
         found by host and port whatever its address was; it was checked when it was opened, at most five minutes
         ago (MAXLIFETIME_CONN).
         """
-        _, host, port = job.outgoing.target.origin
-        if job.addresses is None or self._pins.get((host, port)) == job.addresses:
+        if submission.addresses is None:
             return None
-        return pin_of(host, port, job.addresses)
+        target = submission.outgoing.target
+        learnt = self._pins.get((target.host, target.port))
+        return None if learnt == submission.addresses else pin_of(target.host, target.port, submission.addresses)
 
-    def _remember_pin(self, job: Job, *, learnt: bool) -> None:
-        _, host, port = job.outgoing.target.origin
+    def _remember_pin(self, target: Target, addresses: tuple[IpAddress, ...], *, learnt: bool) -> None:
+        place = (target.host, target.port)
         if len(self._pins) >= PINS_LIMIT or not learnt:
-            self._pins.pop((host, port), None)
-        elif job.addresses is not None:
-            self._pins[host, port] = job.addresses
+            self._pins.pop(place, None)
+        else:
+            self._pins[place] = addresses
 
     def _collect(self) -> None:
         _queued, done, failed = self._multi.info_read()
@@ -183,21 +193,21 @@ class CurlLoop:
     def _finish(self, curl: Any, errno: int, detail: str, now: float) -> None:
         self._multi.remove_handle(curl)
         transfer = self._running.pop(curl)
-        job, is_unused = transfer.job, transfer.is_unused
+        submission, is_unused = transfer.submission, transfer.is_unused
         try:
             result = transfer.finish(errno, detail)
         except Exception as error:  # noqa: BLE001 - an answer that we fail to read must not stop the others
             result = Unreachable(ErrorClass.INTERNAL_ERROR, repr(error))
         self._retire(transfer)
-        if job.addresses is not None:
-            self._remember_pin(job, learnt=not errno)
+        if submission.addresses is not None:
+            self._remember_pin(submission.outgoing.target, submission.addresses, learnt=not errno)
         if is_unused:
-            self._waiting.append(job)
+            self._waiting.append(submission)
         else:
-            self._settle(job, result, now)
+            self._settle(submission, result, now)
 
-    def _settle(self, job: Job, result: "Outcome | Dropped", now: float) -> None:
-        self._settled.append((job.outgoing, result, job.started_at, now - job.started_at))
+    def _settle(self, submission: Submission, result: "Outcome | Dropped", now: float) -> None:
+        self._ended.append((submission.outgoing, result, submission.started, now - submission.started))
 
     def _retire(self, transfer: Transfer) -> None:
         if len(self._idle) < IDLE_HANDLES_KEPT:
@@ -219,9 +229,9 @@ class CurlLoop:
 
     def _on_timer(self, milliseconds: int) -> None:
         if milliseconds <= 0:  # 0 is at once: the clock need not be read
-            self._due_at = None if milliseconds else 0.0
+            self._due = None if milliseconds else 0.0
         else:
-            self._due_at = self._clock.boot() + milliseconds / 1000
+            self._due = self._clock.boot() + milliseconds / 1000
 
     def _on_interest(self, what: int, fd: int, _multi: object, _data: object) -> None:
         """Watch a socket as libcurl wants, and go on watching it when libcurl does not: see `_spoil`.
@@ -263,20 +273,17 @@ class Spoiled:
     """Idle connections that must not be used again, by the address they have on this side."""
 
     def __init__(self) -> None:
-        self._places: dict[int, tuple[str, int]] = {}
-        self._known: set[tuple[str, int]] = set()
-
-    def __contains__(self, place: object) -> bool:
-        return place in self._known
+        self.places: set[tuple[str, int]] = set()
+        self._by_fd: dict[int, tuple[str, int]] = {}
 
     def add(self, fd: int) -> None:
         with socket.socket(fileno=os.dup(fd)) as connection:
             place = connection.getsockname()[:2]
-        self._places[fd] = place
-        self._known.add(place)
+        self._by_fd[fd] = place
+        self.places.add(place)
 
     def forget(self, fd: int) -> None:
-        self._known.discard(self._places.pop(fd, ("", 0)))
+        self.places.discard(self._by_fd.pop(fd, ("", 0)))
 
 
 _EPOLL_ALL = select.EPOLLIN | select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP

@@ -7,13 +7,12 @@ import os
 import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
 
-from gatepost.adapters.curl_loop import CurlLoop, Settled
+from gatepost.adapters.curl_loop import CurlLoop, Ended
 from gatepost.adapters.resolver import LookupFailure, Resolver
-from gatepost.adapters.transfers import Job
+from gatepost.adapters.transfers import Submission
 from gatepost.domain.deliveries import Blocked, ErrorClass, Outcome, Unreachable
 from gatepost.domain.network import IpAddress, TargetPolicy
 from gatepost.ports import Clock, Outgoing
@@ -21,7 +20,7 @@ from gatepost.ports import Clock, Outgoing
 log = structlog.get_logger()
 
 MAX_IN_FLIGHT = 8192
-JUDGED_LIMIT = 20_000
+JUDGED_LIMIT = 20_000  # refusals looked up in the policy's long tables, and remembered
 
 
 class CurlSender:
@@ -47,7 +46,7 @@ class CurlSender:
         self._max_in_flight = max_in_flight
         self._trust = _Trust(ca_file)
         self._on_thread_death = on_thread_death
-        self._judged: dict[tuple[str, int], _Judged] = {}
+        self._refusal = functools.lru_cache(JUDGED_LIMIT)(policy.refusal)
         self._look_ups: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: CurlLoop | None = None
@@ -57,16 +56,16 @@ class CurlSender:
         """Start the requests; every one is settled once, whatever happens. After `close`, nothing is."""
         if self._closed:
             return
-        thread = self._started()
+        thread = self._running_thread()
         now = self._clock.boot()
-        ready: list[Job] = []
+        ready: list[Submission] = []
         for outgoing in batch:
-            job = Job(outgoing, now)
+            submission = Submission(outgoing, now)
             try:
-                if self._admit(job):
-                    ready.append(job)
+                if self._admit(submission):
+                    ready.append(submission)
             except Exception as error:  # noqa: BLE001 - a bug here must not cost the rest of the batch
-                self._settle_soon(job, Unreachable(ErrorClass.INTERNAL_ERROR, repr(error)))
+                self._settle_soon(submission, Unreachable(ErrorClass.INTERNAL_ERROR, repr(error)))
         if ready:
             thread.put(ready)
 
@@ -80,7 +79,7 @@ class CurlSender:
             await asyncio.to_thread(self._thread.stop)
         self._trust.close()
 
-    def _started(self) -> CurlLoop:
+    def _running_thread(self) -> CurlLoop:
         if self._thread is None:
             self._loop = asyncio.get_running_loop()
             self._thread = CurlLoop(
@@ -88,92 +87,71 @@ class CurlSender:
                 self._clock,
                 max_in_flight=self._max_in_flight,
                 ca_file=self._trust.path,
-                on_settled=functools.partial(self._back_on_loop, self._settle_all),
+                on_ended=functools.partial(self._back_on_loop, self._settle_all),
                 on_death=functools.partial(self._back_on_loop, self._on_thread_death),
             )
         return self._thread
 
-    def _admit(self, job: Job) -> bool:
+    def _admit(self, submission: Submission) -> bool:
         """Say whether a request may go to libcurl now; if not, it is settled or its name is being looked up."""
-        target = job.outgoing.target
-        place = (target.host, target.port)
-        judged = self._judged.get(place) or self._judge_literal(place, target.literal)
-        if judged.is_name:
-            addresses = self._resolver.known(target.host)
-            if addresses is None:
-                self._look_up(job)
+        target = submission.outgoing.target
+        if target.literal is not None:
+            return self._judge(submission, (target.literal,))
+        addresses = self._resolver.known(target.host)
+        if addresses is None:
+            self._look_up(submission)
+            return False
+        submission.addresses = addresses
+        return self._judge(submission, addresses)
+
+    def _judge(self, submission: Submission, addresses: tuple[IpAddress, ...]) -> bool:
+        """Say whether all the addresses may be called; if not, the request is settled."""
+        port = submission.outgoing.target.port
+        for address in addresses:
+            if reason := self._refusal(address, port):
+                self._settle_soon(submission, Blocked(ErrorClass.BLOCKED_ADDRESS, reason))
                 return False
-            return self._admit_at(job, addresses)
-        return self._settle_if_refused(job, judged)
+        return True
 
-    def _admit_at(self, job: Job, addresses: tuple[IpAddress, ...]) -> bool:
-        """Say whether a request may go to the addresses of its name; one that may not be called blocks them all."""
-        target = job.outgoing.target
-        place = (target.host, target.port)
-        judged = self._judged.get(place)
-        if judged is None or judged.addresses is not addresses:
-            judged = self._judge(place, addresses, is_name=True)
-        job.addresses = addresses
-        return self._settle_if_refused(job, judged)
-
-    def _settle_if_refused(self, job: Job, judged: "_Judged") -> bool:
-        if judged.refusal:
-            self._settle_soon(job, Blocked(ErrorClass.BLOCKED_ADDRESS, judged.refusal))
-        return not judged.refusal
-
-    def _judge_literal(self, place: tuple[str, int], literal: IpAddress | None) -> "_Judged":
-        return self._judge(place, () if literal is None else (literal,), is_name=literal is None)
-
-    def _judge(self, place: tuple[str, int], addresses: tuple[IpAddress, ...], *, is_name: bool) -> "_Judged":
-        """Return the policy's word on all the addresses of a host, and remember it: the tables are long."""
-        refusals = (self._policy.refusal(address, place[1]) for address in addresses)
-        if len(self._judged) >= JUDGED_LIMIT:
-            self._judged.clear()
-        judged = self._judged[place] = _Judged(is_name, addresses, next(filter(None, refusals), None))
-        return judged
-
-    def _look_up(self, job: Job) -> None:
-        task = asyncio.ensure_future(self._resolve(job))
+    def _look_up(self, submission: Submission) -> None:
+        task = asyncio.ensure_future(self._resolve(submission))
         self._look_ups.add(task)
         task.add_done_callback(self._look_ups.discard)
 
-    async def _resolve(self, job: Job) -> None:
+    async def _resolve(self, submission: Submission) -> None:
         try:
-            async with asyncio.timeout(job.outgoing.timeout):
-                answer = await self._resolver.resolve(job.outgoing.target.host)
+            async with asyncio.timeout(submission.outgoing.timeout):
+                answer = await self._resolver.resolve(submission.outgoing.target.host)
             if isinstance(answer, LookupFailure):
-                self._settle_soon(job, Unreachable(ErrorClass.DNS, answer.detail))
-            elif self._admit_at(job, answer) and self._thread:
-                self._thread.put([job])
+                self._settle_soon(submission, Unreachable(ErrorClass.DNS, answer.detail))
+                return
+            submission.addresses = answer
+            if self._judge(submission, answer) and self._thread:
+                self._thread.put([submission])
         except TimeoutError:
-            self._settle_soon(job, Unreachable(ErrorClass.DNS, "no answer before the deadline"))
-        except Exception as error:  # noqa: BLE001 - every request is settled, whatever happens
-            self._settle_soon(job, Unreachable(ErrorClass.INTERNAL_ERROR, repr(error)))
+            self._settle_soon(submission, Unreachable(ErrorClass.DNS, "no answer before the deadline"))
+        except Exception as error:  # noqa: BLE001 - a task that died would leave its request unsettled
+            self._settle_soon(submission, Unreachable(ErrorClass.INTERNAL_ERROR, repr(error)))
 
-    def _settle_soon(self, job: Job, result: Outcome) -> None:
+    def _settle_soon(self, submission: Submission, result: Outcome) -> None:
         """Settle after `submit` has returned: its caller need not expect to be called back from within."""
-        settled: Settled = (job.outgoing, result, job.started_at, self._clock.boot() - job.started_at)
-        asyncio.get_running_loop().call_soon(self._settle_all, [settled])
+        started = submission.started
+        ended: Ended = (submission.outgoing, result, started, self._clock.boot() - started)
+        asyncio.get_running_loop().call_soon(self._settle_all, [ended])
 
-    def _settle_all(self, batch: list[Settled]) -> None:
-        for outgoing, result, started_at, duration in batch:
+    def _settle_all(self, batch: list[Ended]) -> None:
+        for outgoing, result, started, duration in batch:
             if self._closed:
                 return
             try:
-                outgoing.settle(result, started_at, duration)
-            except Exception:
+                outgoing.settle(result, started, duration)
+            except Exception:  # a bug in one settle must not keep the rest of the batch waiting
                 log.exception("sender.settle_failed", target=outgoing.target.host)
 
     def _back_on_loop(self, callback: Callable[..., None], argument: object) -> None:
         if self._loop and not self._loop.is_closed():
             with contextlib.suppress(RuntimeError):  # the loop was closed in this very moment
                 self._loop.call_soon_threadsafe(callback, argument)
-
-
-class _Judged(NamedTuple):
-    is_name: bool
-    addresses: tuple[IpAddress, ...]
-    refusal: str | None
 
 
 class _Trust:

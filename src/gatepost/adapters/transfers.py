@@ -3,7 +3,7 @@
 import functools
 import re
 import socket
-from collections.abc import Container, Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 from typing import Any, NamedTuple
@@ -27,6 +27,8 @@ HEAD_LIMIT_BYTES = 32 * 1024  # all heads of one answer together
 HEAD_LIMIT_FIELDS = 100
 INTERIM_LIMIT = 20  # 1xx answers before the real one
 KEPT_HEADERS_BYTES = 16 * 1024
+REMEMBERED_HEAD_BYTES = 2 * 1024  # the fields of heads up to this size are parsed once: a receiver's are all alike
+REMEMBERED_FIELDS = 4096
 CONNECTION_LIFETIME_SECONDS = 300  # the address of a kept connection counts as checked for so long
 IDLE_LIMIT_SECONDS = 55  # many servers and balancers hang up after 60; the request that meets it would be lost
 
@@ -35,18 +37,18 @@ REFUSE_TO_RESOLVE = 1
 
 
 @dataclass(slots=True)
-class Job:
+class Submission:
     """A request on its way to libcurl. Shape: `addresses` are checked ones for a name, None for a literal host."""
 
     outgoing: Outgoing
-    started_at: float
+    started: float
     addresses: tuple[IpAddress, ...] | None = None
 
 
 class Transfer:
     """One easy handle, used for one request after another; libcurl calls its `on_…` methods back."""
 
-    job: Job
+    submission: Submission
     is_unused: bool  # the request was not sent: its connection turned out to be spoiled
     _lines: list[bytes]
     _fields: "list[Field]"
@@ -56,19 +58,20 @@ class Transfer:
     _sent: bool
     _dropped: bool
 
-    def __init__(self, policy: TargetPolicy, clock: Clock, spoiled: Container[object], ca_file: str | None) -> None:
+    def __init__(self, policy: TargetPolicy, clock: Clock, spoiled: Set[tuple[str, int]], ca_file: str | None) -> None:
         self._policy = policy
         self._clock = clock
         self._spoiled = spoiled
         self.curl = pycurl.Curl()
         self._url = ""
+        self._timeout_ms = 0
         self._configure(ca_file)
         self.forget()
 
-    def prepare(self, job: Job, *, remaining: float, pin: str | None) -> None:
+    def prepare(self, submission: Submission, *, remaining: float, pin: str | None) -> None:
         """Set what differs between requests. Shape: `pin` is ``host:port:address[,address…]``, when it is news."""
-        self.job = job
-        outgoing = job.outgoing
+        self.submission = submission
+        outgoing = submission.outgoing
         setopt = self.curl.setopt
         if outgoing.target.url != self._url:
             setopt(pycurl.URL, outgoing.target.url)
@@ -77,7 +80,10 @@ class Transfer:
             setopt(pycurl.RESOLVE, [pin])
         setopt(pycurl.HTTPHEADER, header_lines(outgoing.headers))
         setopt(pycurl.POSTFIELDS, outgoing.body)
-        setopt(pycurl.TIMEOUT_MS, max(1, int(remaining * 1000)))  # 0 would be none at all
+        timeout_ms = max(1, int(remaining * 1000))  # 0 would be none at all
+        if timeout_ms != self._timeout_ms:
+            setopt(pycurl.TIMEOUT_MS, timeout_ms)
+            self._timeout_ms = timeout_ms
 
     def finish(self, errno: int, detail: str) -> "Outcome | Dropped":
         """Return what became of the request and be ready for the next. Shape: `errno` 0 is success."""
@@ -97,8 +103,9 @@ class Transfer:
             return None  # a trailer
         if line in _BLANK:
             return self._end_of_head()
-        self._lines.append(line)
-        return self._abort("the head has too many fields") if len(self._lines) > HEAD_LIMIT_FIELDS + 1 else None
+        lines = self._lines
+        lines.append(line)
+        return self._abort("the head has too many fields") if len(lines) > HEAD_LIMIT_FIELDS + 1 else None
 
     def on_body(self, chunk: bytes) -> int | None:
         """Take a part of the body up to the limits; the transfer ends at what is read at most."""
@@ -109,7 +116,7 @@ class Transfer:
 
     def on_resolve(self) -> int:
         """Let libcurl parse literal addresses, and never look a name up: a name without its pin is refused."""
-        if self.job.addresses is None:
+        if self.submission.addresses is None:
             return 0
         self._bug = "the pinned addresses were lost"
         return REFUSE_TO_RESOLVE
@@ -134,10 +141,10 @@ class Transfer:
         """
         if self._sent:
             return int(pycurl.PREREQFUNC_ABORT)
-        if self._clock.boot() > self.job.outgoing.start_before:
+        if self._clock.boot() > self.submission.outgoing.start_before():
             self._dropped = True
             return int(pycurl.PREREQFUNC_ABORT)
-        if (own_ip, own_port) in self._spoiled:
+        if self._spoiled and (own_ip, own_port) in self._spoiled:
             self.is_unused = True
             return int(pycurl.PREREQFUNC_ABORT)
         self._sent = True
@@ -180,8 +187,10 @@ class Transfer:
         return None
 
     def _final_head(self) -> int | None:
-        fields = [field for field in map(parse_field, self._lines[1:]) if field]
-        fault = framing_fault(fields) if len(fields) == len(self._lines) - 1 else "a header is malformed"
+        lines = self._lines[1:]
+        parse = _remembered_field if self._head_bytes <= REMEMBERED_HEAD_BYTES else parse_field
+        fields = [field for field in map(parse, lines) if field]
+        fault = framing_fault(fields) if len(fields) == len(lines) else "a header is malformed"
         if fault:
             return self._abort(fault)
         self._fields = fields
@@ -239,27 +248,28 @@ def header_lines(headers: Sequence[tuple[str, str]]) -> list[str]:
 
 
 class Field(NamedTuple):
-    """One header field as it came. Shape: `framing` is the lower-case name when it says where the body ends."""
+    """One header field as it came. Shape: `framing` is its name in lower case when it says where the body ends."""
 
-    name: str
-    value: str
+    pair: tuple[str, str]
     size: int
     framing: str
 
 
-@functools.lru_cache(maxsize=8192)  # a receiver's heads are all alike; each line is under `HEAD_LIMIT_BYTES`
 def parse_field(line: bytes) -> Field | None:
     """Return the field in a line of a head; None when it is malformed."""
     name, colon, value = line.decode("latin-1").partition(":")
     if not colon or not _TOKEN.fullmatch(name):
         return None
     framing = name.lower() if name.lower() in ("content-length", "transfer-encoding") else ""
-    return Field(name, value.strip(" \t\r\n"), len(line), framing)
+    return Field((name, value.strip(" \t\r\n")), len(line), framing)
+
+
+_remembered_field = functools.lru_cache(REMEMBERED_FIELDS)(parse_field)
 
 
 def framing_fault(fields: Sequence[Field]) -> str | None:
     """Return what is wrong with how a head frames its body; libcurl forgives more than RFC 9112 section 6.3 does."""
-    framing = [(field.framing, field.value) for field in fields if field.framing]
+    framing = [(field.framing, field.pair[1]) for field in fields if field.framing]
     if not framing:
         return None
     name, value = framing[0]
@@ -280,11 +290,11 @@ class _Handed(socket.socket):
 def _kept_headers(fields: Sequence[Field]) -> tuple[tuple[str, str], ...]:
     kept = []
     room = KEPT_HEADERS_BYTES
-    for name, value, size, _ in fields:
+    for pair, size, _ in fields:
         room -= size
         if room < 0:
             break
-        kept.append((name, value))
+        kept.append(pair)
     return tuple(kept)
 
 

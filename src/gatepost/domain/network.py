@@ -25,7 +25,7 @@ class Target:
     """A webhook's URL, taken apart once; only the parts are used from then on.
 
     Shape: `url` is put together again from the parts; `host` is a lower-case name or a canonical address without
-           brackets; `path` includes the query.
+           brackets, and then `literal` is that address; `path` includes the query.
     """
 
     url: str
@@ -33,15 +33,15 @@ class Target:
     host: str
     port: int
     path: str
+    literal: IpAddress | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        literal = _canonical_ipv4(self.host) or (IPv6Address(self.host) if ":" in self.host else None)
+        object.__setattr__(self, "literal", literal)
 
     @property
     def origin(self) -> tuple[str, str, int]:
         return (self.scheme, self.host, self.port)
-
-    @property
-    def literal(self) -> IpAddress | None:
-        """The host as an address; None when it is a name."""
-        return _canonical_ipv4(self.host) or (IPv6Address(self.host) if ":" in self.host else None)
 
 
 def parse_target(url: str, *, https_only: bool = False) -> Target:

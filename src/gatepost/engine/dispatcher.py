@@ -31,6 +31,7 @@ from gatepost.engine.slots import Slot, StartSlots
 from gatepost.ports import Chance, Clock, Dropped, LaneStore, Outgoing, Release, Sender, Settled
 
 LONGEST_SLEEP = timedelta(seconds=1)
+FURTHEST_ALARM_SECONDS = 60.0
 
 log = structlog.get_logger()
 
@@ -41,7 +42,7 @@ class Flight:
 
     lane: Lane
     delivery: QueuedDelivery
-    slot: Slot
+    slot: Slot | None
     amends: bool
 
 
@@ -136,12 +137,14 @@ class Dispatcher:
             self._slots.give_back(slot)
             self._presume_failed(lane, delivery, now)
             return None
-        flight = Flight(lane, delivery, slot, amends=lane.is_presumed(delivery))
+        return self._launch(Flight(lane, delivery, slot, amends=lane.is_presumed(delivery)), now, boot)
+
+    def _launch(self, flight: Flight, now: datetime, boot: float) -> Outgoing | None:
         self.in_flight += 1
         try:
             return self._request(flight, now)
         except Exception as bug:  # a delivery that breaks us is an outcome, or it would loop for ever
-            log.exception("delivery.crashed", delivery_id=delivery.id)
+            log.exception("delivery.crashed", delivery_id=flight.delivery.id)
             self._arrive(flight, Unreachable(ErrorClass.INTERNAL_ERROR, repr(bug)), boot, 0.0)
             return None
 
@@ -158,7 +161,7 @@ class Dispatcher:
             ),
             body=flight.delivery.body,
             timeout=webhook.timeout_seconds,
-            start_before=lane.usable_until,
+            start_before=lane.deadline,
             settle=partial(self._arrive, flight),
         )
 
@@ -178,7 +181,8 @@ class Dispatcher:
     def _finish(self, flight: Flight, result: Outcome | Dropped, *, started_at: datetime, duration: timedelta) -> None:
         """Decide what an attempt means for its delivery and have that recorded, if the lane is still ours."""
         lane, delivery = flight.lane, flight.delivery
-        self._slots.give_back(flight.slot)
+        if flight.slot is not None:
+            self._slots.give_back(flight.slot)
         self.in_flight -= 1
         self._touched.add(lane)
         if isinstance(result, Dropped):
@@ -191,8 +195,6 @@ class Dispatcher:
         now = self._clock.now()
         attempt = self._attempt(delivery, result, started_at=started_at, duration=duration)
         settled = self._decide(lane, delivery, attempt, now=now, amends=flight.amends)
-        if settled.progress.next_attempt_at is not None:
-            lane.retry_from(self._clock.boot() + (settled.progress.next_attempt_at - now).total_seconds())
         self.recorder.add(lane, settled)
         log_attempt(settled)
 
@@ -212,16 +214,25 @@ class Dispatcher:
 
     def _recorded(self, lane: Lane, batch: Sequence[Settled]) -> None:
         """Let go of what is committed; start what was only presumed."""
-        boot = self._clock.boot()
+        now, boot = self._clock.now(), self._clock.boot()
         done = []
         for settled in batch:
-            if lane.is_presumed(settled.delivery) and not settled.amends:
-                lane.put_back(settled.delivery)  # the attempt itself is still to be made
-            else:
-                done.append(settled.delivery.id)
+            if lane.is_presumed(settled.delivery) and not settled.amends and lane.phase is not Phase.LOST:
+                self._make_presumed_attempt(lane, settled.delivery, now, boot)
+                continue
+            done.append(settled.delivery.id)
+            # Set only now: while an id is known, a read passes over it, and its alarm would ring in vain.
+            if settled.progress.next_attempt_at is not None:
+                lane.look_not_later_than(boot + (settled.progress.next_attempt_at - now).total_seconds())
         if done:
             lane.recorded(done, boot=boot)
         self.touch(lane)
+
+    def _make_presumed_attempt(self, lane: Lane, delivery: QueuedDelivery, now: datetime, boot: float) -> None:
+        """Make the attempt that is written already; owed even by a lane that is on its way out."""
+        flight = Flight(lane, delivery, self._slots.take(boot), amends=True)
+        if outgoing := self._launch(flight, now, boot):
+            self._sender.submit([outgoing])
 
     # --- the turn: one look at every lane that something happened to -----------------------------------------
 
@@ -251,6 +262,7 @@ class Dispatcher:
         """Put a lane where its state says it belongs."""
         if lane.phase is Phase.LOST:
             self.remove(lane)
+        if self.lanes.get(lane.webhook_id) is not lane:
             return
         if self._stopping:
             lane.leave()
@@ -271,7 +283,11 @@ class Dispatcher:
 
     def _set_alarm(self, moment: float | None, lane: Lane | None) -> None:
         """See to it that there is a turn at that moment, for that lane or for those who wait for slots."""
-        if moment is None or (lane is not None and lane.alarm is not None and lane.alarm <= moment):
+        if moment is None:
+            return
+        # A released lane hangs on until its alarm rings, so none is set for tomorrow; it is set again when it rings.
+        moment = min(moment, self._clock.boot() + FURTHEST_ALARM_SECONDS)
+        if lane is not None and lane.alarm is not None and lane.alarm <= moment:
             return
         if lane is not None:
             lane.alarm = moment

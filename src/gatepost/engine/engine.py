@@ -17,7 +17,7 @@ from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.engine.dispatcher import Dispatcher
 from gatepost.engine.lane import Lane, Phase
-from gatepost.ports import Chance, Clock, LaneRead, LaneStore, Sender
+from gatepost.ports import Chance, Clock, LaneRead, LaneStore, LeasedLane, Release, Sender
 
 LANES_AT_ONCE = 200  # leased or read in one call
 READ_AHEAD = 200  # deliveries of one lane
@@ -25,6 +25,7 @@ READ_AHEAD_IN_ALL = 20_000  # shared out between lanes when there are many
 POLL = timedelta(seconds=1)  # how long a hint that never came can delay a delivery
 CONFIRM_EVERY = timedelta(seconds=1)
 SWEEP_EVERY = timedelta(seconds=30)
+LARGEST_CLOCK_STEP_SECONDS = 1.0
 PAUSE_WHEN_STORE_FAILS = timedelta(milliseconds=500)
 USABLE_PART = 0.8  # of a lease, from before it was asked for; what is left over covers a request on its way
 
@@ -53,13 +54,16 @@ class Engine:
         self._dispatcher = Dispatcher(store, sender, clock, chance, user_agent=user_agent, max_in_flight=max_in_flight)
         self._lanes = self._dispatcher.lanes
         self._edited_since_leasing: set[str] = set()
+        self._unserved: list[tuple[LeasedLane, float]] = []  # leased, and when that was asked for
+        self._renewed = 0.0
+        self._wall_at_renewal = clock.now()
         self._lease_wanted = asyncio.Event()
         self._confirm_wanted = asyncio.Event()
         self._stop_asked = asyncio.Event()
 
     async def run(self) -> None:
         """Deliver until `stop`; then finish and record what is in flight, and give the lanes back."""
-        await self._store.join(self._owner, now=self._clock.now())
+        await self._join()
         log.info("engine.started", owner=self._owner)
         loops = [
             self._every(POLL, self._lease_due_lanes, self._lease_wanted),
@@ -81,12 +85,24 @@ class Engine:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        await self._store.leave(self._owner)
+        try:
+            await self._store.leave(self._owner)
+        except StoreUnavailable as error:  # then the leases end by themselves
+            log.warning("store.failed", step="leave", reason=error.detail)
         log.info("engine.stopped", owner=self._owner)
 
     def stop(self) -> None:
         """Start nothing more; `run` returns once all that is in flight is recorded."""
         self._stop_asked.set()
+
+    async def _join(self) -> None:
+        while not self._stop_asked.is_set():
+            try:
+                await self._store.join(self._owner, now=self._clock.now())
+                return
+            except StoreUnavailable as error:
+                log.warning("store.failed", step="join", reason=error.detail)
+                await self._clock.wait(self._stop_asked, PAUSE_WHEN_STORE_FAILS)
 
     async def _finish_when_asked(self) -> None:
         await self._stop_asked.wait()
@@ -125,11 +141,31 @@ class Engine:
         """Lease what is due; return how long until the next lane will be."""
         if self._stop_asked.is_set() or self._dispatcher.recorder.failing:
             return None
+        if self._leases_may_have_lapsed():
+            await self._renew_leases()
+        await self._serve_leased_lanes()
         self._edited_since_leasing.clear()
         asked, now = self._clock.boot(), self._clock.now()
         leased = await self._store.lease_lanes(self._owner, limit=LANES_AT_ONCE, now=now, lease=self._lease)
-        webhooks = await self._store.webhooks_to_serve([lane.webhook_id for lane in leased.lanes])
-        for lease in leased.lanes:
+        self._unserved = [(lane, asked) for lane in leased.lanes]
+        await self._serve_leased_lanes()
+        if len(leased.lanes) == LANES_AT_ONCE:
+            return timedelta(0)
+        return max(leased.next_due_at - now, timedelta(0)) if leased.next_due_at else None
+
+    async def _serve_leased_lanes(self) -> None:
+        """Begin with the lanes just leased; give back those whose webhook was disabled or deleted meanwhile.
+
+        If the store fails in between, they wait here: they are ours, and nobody else can serve them.
+        """
+        if not self._unserved:
+            return
+        webhooks = await self._store.webhooks_to_serve([lane.webhook_id for lane, _ in self._unserved])
+        not_served = [lane for lane, _ in self._unserved if lane.webhook_id not in webhooks]
+        if not_served:
+            await self._store.release_lanes([Release(lane.webhook_id, lane.token, lane.pokes) for lane in not_served])
+        leased, self._unserved = self._unserved, []
+        for lease, asked in leased:
             if former := self._lanes.get(lease.webhook_id):
                 former.lose()  # our own lease had lapsed: what was sent under it is not ours to record
             if webhook := webhooks.get(lease.webhook_id):
@@ -139,14 +175,24 @@ class Engine:
         for webhook_id in self._edited_since_leasing & self._lanes.keys():
             self._lanes[webhook_id].note_edit()  # what was read may be the configuration before the edit
             self._confirm_wanted.set()
-        if len(leased.lanes) == LANES_AT_ONCE:
-            return timedelta(0)
-        return max(leased.next_due_at - now, timedelta(0)) if leased.next_due_at else None
+
+    def _leases_may_have_lapsed(self) -> bool:
+        """Say whether, by the wall clock that leases are kept in, some of ours may count as lapsed.
+
+        Renewing brings them back, unless somebody has taken them over. Without that we would lease our own lanes
+        anew, and send what is in flight again.
+        """
+        elapsed = self._clock.boot() - self._renewed
+        clock_stepped_by = abs((self._clock.now() - self._wall_at_renewal).total_seconds() - elapsed)
+        return bool(self._lanes) and (
+            elapsed > self._lease.total_seconds() * USABLE_PART or clock_stepped_by > LARGEST_CLOCK_STEP_SECONDS
+        )
 
     async def _renew_leases(self) -> None:
-        asked = self._clock.boot()
+        asked, wall = self._clock.boot(), self._clock.now()
         tokens = {lane.webhook_id: lane.token for lane in self._lanes.values()}
-        lost = await self._store.renew_lanes(self._owner, tokens, now=self._clock.now(), lease=self._lease)
+        lost = await self._store.renew_lanes(self._owner, tokens, now=wall, lease=self._lease)
+        self._renewed, self._wall_at_renewal = asked, wall
         for webhook_id, token in tokens.items():
             lane = self._lanes.get(webhook_id)
             if lane is None or lane.token != token:
@@ -158,23 +204,26 @@ class Engine:
             self._dispatcher.touch(lane)
 
     async def _confirm_configuration(self) -> None:
-        """See which webhooks were edited, disabled or deleted since we last looked; by anyone."""
+        """See which webhooks were edited, disabled or deleted since we last looked, and which lanes poked."""
         asked = self._clock.boot()
         edits = {lane: lane.edits for lane in self._lanes.values()}
         if not edits:
             return
-        versions = await self._store.config_versions([lane.webhook_id for lane in edits])
+        marks = await self._store.lane_marks([lane.webhook_id for lane in edits])
         edited = [
             lane.webhook_id
             for lane in edits
-            if versions.get(lane.webhook_id, lane.webhook.config_version) != lane.webhook.config_version
+            if lane.webhook_id in marks and marks[lane.webhook_id].config_version != lane.webhook.config_version
         ]
         webhooks = await self._store.webhooks_to_serve(edited) if edited else {}
         for lane, edits_seen in edits.items():
             if lane.webhook_id in webhooks:
                 lane.reconfigure(webhooks[lane.webhook_id])
-            elif lane.webhook_id not in versions or lane.webhook_id in edited:
+            if lane.webhook_id not in marks or (lane.webhook_id in edited and lane.webhook_id not in webhooks):
                 lane.leave()
+            else:
+                lane.stay()
+                lane.compare_pokes(marks[lane.webhook_id].pokes)
             lane.confirm(asked=asked, edits=edits_seen)
             self._dispatcher.touch(lane)
 

@@ -57,6 +57,7 @@ class Lane:
         self._read_limit = 0
         self._forget_after_read: list[str] = []
         self._look_from: float | None = None
+        self._expected_pokes = 0  # as of the last read, and one for each offer since
         self._next_start = 0.0
         self._idle_since = boot
         self._closing = False
@@ -78,8 +79,18 @@ class Lane:
         """Take the configuration for good as of the moment it was asked for, when so many edits were known."""
         self.confirmed, self._confirmed_edits = asked, edits
 
+    def compare_pokes(self, pokes: int) -> None:
+        """Look again if others have poked the lane: what they committed does not come by way of `offer`."""
+        if pokes != self._expected_pokes:
+            self._expected_pokes = pokes
+            self.look_again = True
+
     def renewed(self, *, usable_until: float) -> None:
         self.usable_until = usable_until
+
+    def deadline(self) -> float:
+        """Return until when a request may leave; asked anew for each, as leases are renewed while it waits."""
+        return float("-inf") if self.phase is Phase.LOST else self.usable_until
 
     def keys(self, now: datetime) -> tuple[SigningKey, ...]:
         """Return the keys that sign at this moment, newest first."""
@@ -99,9 +110,10 @@ class Lane:
         if self.phase is not Phase.ACTIVE:
             return False
         self.pokes = None
+        self._expected_pokes += 1
         if delivery.id in self.known:
             return True
-        if len(self.known) >= 2 * self.window or self.look_again:
+        if len(self.known) >= 2 * self.window or self.look_again or self.reading:
             self.look_again = True
             return True
         self._take_in(delivery)
@@ -132,8 +144,9 @@ class Lane:
         elif read.token != self.token:
             self.lose()
         else:
-            self.pokes = read.pokes
-            self._look_from = look_from
+            self.pokes = self._expected_pokes = read.pokes
+            if look_from is not None:
+                self.look_not_later_than(look_from)
             if self.phase is Phase.ACTIVE:
                 for delivery in read.deliveries:
                     if delivery.id not in self.known:
@@ -196,8 +209,8 @@ class Lane:
         elif slows_down(outcome):
             self.window = max(self.window // 2, 1)
 
-    def retry_from(self, moment: float) -> None:
-        """Remember to look when a retry of ours will be due."""
+    def look_not_later_than(self, moment: float) -> None:
+        """Remember to look when the next retry will be due."""
         if self._look_from is None or moment < self._look_from:
             self._look_from = moment
 
@@ -227,6 +240,14 @@ class Lane:
             self.phase = Phase.LEAVING
             self.pokes = None
             self._drop_buffer()
+
+    def stay(self) -> None:
+        """Go on after all: the webhook was enabled again before the lane was given back."""
+        if self.phase is Phase.LEAVING:
+            self.phase = Phase.ACTIVE
+            self._closing = False
+            self.look_again = True
+            self.pokes = None
 
     def lose(self) -> None:
         self.phase = Phase.LOST

@@ -167,7 +167,7 @@ class Deliveries:
 
         timeout = float(webhook.timeout_seconds)
         began = self._clock.boot()
-        self._sender.submit([Outgoing(webhook.target, headers, body, timeout, math.inf, settle)])
+        self._sender.submit([Outgoing(webhook.target, headers, body, timeout, lambda: math.inf, settle)])
         await self._clock.wait(settled, timedelta(seconds=timeout) + SETTLE_GRACE)
         elapsed = self._clock.boot() - began
         result, started, duration = ended[0] if ended else (Dropped(), began, elapsed)

@@ -80,6 +80,9 @@ class Database(Protocol):
     def read(self, script: Script[T]) -> Awaitable[T]:
         """Run a script that only fetches, on one snapshot that began after this call."""
 
+    def read_lanes(self, script: Script[T]) -> Awaitable[T]:
+        """Run a script as `read` does, for the engine: never behind what people look at."""
+
     def write(self, script: Script[T]) -> Awaitable[T]:
         """Run a script in a transaction: all of it is committed, or nothing.
 

@@ -37,16 +37,16 @@ UPDATE lanes SET pokes = pokes + 1, due_at = CASE WHEN due_at > ? THEN ? ELSE du
 # Due lanes that nobody has, and lanes whose lease is over or absurdly far ahead (a clock stepped back). Two halves,
 # each by its own partial index: lanes that are leased are not stepped over.
 LEASABLE = """
-SELECT webhook_id, token, unclean, window, owner FROM (
+SELECT webhook_id, token, pokes, unclean, window, owner FROM (
     SELECT * FROM (
-        SELECT webhook_id, token, unclean, window, owner, due_at FROM lanes
+        SELECT webhook_id, token, pokes, unclean, window, owner, due_at FROM lanes
         WHERE owner = '' AND due_at <= ? AND hold_until <= ? ORDER BY due_at LIMIT ?
     )
     UNION ALL
-    SELECT webhook_id, token, unclean, window, owner, due_at FROM lanes
+    SELECT webhook_id, token, pokes, unclean, window, owner, due_at FROM lanes
     WHERE owner <> '' AND lease_until < ? AND due_at <= ? AND hold_until <= ?
     UNION ALL
-    SELECT webhook_id, token, unclean, window, owner, due_at FROM lanes
+    SELECT webhook_id, token, pokes, unclean, window, owner, due_at FROM lanes
     WHERE owner <> '' AND lease_until > ? AND due_at <= ? AND hold_until <= ?
 ) ORDER BY due_at, webhook_id LIMIT ?
 """
@@ -92,13 +92,15 @@ SELECT webhook_id FROM lanes WHERE owner = '' AND due_at > ? AND hold_until <= ?
     SELECT 1 FROM deliveries
     WHERE webhook_id = lanes.webhook_id AND finished_at IS NULL AND next_attempt_at <= ?)
 """
-ORPHANING = """
-SELECT id FROM webhooks WHERE deleted_at IS NOT NULL AND EXISTS (
+# Not while somebody holds the lane: what is in flight may yet be answered, and is then recorded as it ended.
+_NOT_HELD = "NOT EXISTS (SELECT 1 FROM lanes WHERE webhook_id = {} AND owner <> '' AND lease_until >= ?)"
+ORPHANING = f"""
+SELECT id FROM webhooks WHERE deleted_at IS NOT NULL AND {_NOT_HELD.format("webhooks.id")} AND EXISTS (
     SELECT 1 FROM deliveries WHERE webhook_id = webhooks.id AND finished_at IS NULL)
 """
-BURY = """
+BURY = f"""
 UPDATE deliveries SET status = 'dead-letter', dead_reason = 'webhook_deleted', next_attempt_at = NULL, finished_at = ?
-WHERE id IN (SELECT id FROM deliveries WHERE webhook_id = ? AND finished_at IS NULL LIMIT ?)
+WHERE id IN (SELECT id FROM deliveries WHERE webhook_id = ? AND finished_at IS NULL LIMIT ?) AND {_NOT_HELD.format("?")}
 """
 _BURIED_AT_ONCE = 500  # a few milliseconds of the one writer
 
@@ -112,14 +114,14 @@ class SqlLanes:
         return await self._database.write(_lease_lanes(owner, limit, now, lease))
 
     async def read_lanes(self, limits: Mapping[str, int], *, now: datetime) -> Mapping[str, LaneRead]:
-        return await self._database.read(_read_lanes(limits, to_ms(now)))
+        return await self._database.read_lanes(_read_lanes(limits, to_ms(now)))
 
     async def release_lanes(self, releases: Sequence[Release]) -> set[str]:
         return await self._database.write(_release_lanes(releases)) if releases else set()
 
     async def sweep(self, *, now: datetime) -> int:
         # Searched for by a reader, as there is nothing to find most of the time.
-        forgotten, orphaning = await self._database.read(_look_for_work(to_ms(now)))
+        forgotten, orphaning = await self._database.read_lanes(_look_for_work(to_ms(now)))
         for webhook_id in orphaning:
             while await self._database.write(_bury(webhook_id, to_ms(now))) == _BURIED_AT_ONCE:
                 pass
@@ -149,8 +151,8 @@ def _lease_lanes(owner: str, limit: int, now: datetime, lease: timedelta) -> Scr
     rows = yield fetch(LEASABLE, (at, at, limit, at, at, at, absurd, at, at, limit))
     until = to_ms(now + lease)
     lanes = [
-        LeasedLane(webhook_id, token + 1, unclean + 1 if previous else unclean, window)
-        for webhook_id, token, unclean, window, previous in rows
+        LeasedLane(webhook_id, token + 1, pokes, unclean + 1 if previous else unclean, window)
+        for webhook_id, token, pokes, unclean, window, previous in rows
     ]
     if lanes:
         yield execute_many(LEASE, sorted((lane.webhook_id, lane.token, lane.unclean, owner, until) for lane in lanes))
@@ -183,10 +185,10 @@ def _release_lanes(releases: Sequence[Release]) -> Script[set[str]]:
 
 def _look_for_work(now: int) -> Script[tuple[list[str], list[str]]]:
     forgotten = yield fetch(FORGOTTEN, (now, now, now))
-    orphaning = yield fetch(ORPHANING)
+    orphaning = yield fetch(ORPHANING, (now,))
     return [webhook_id for (webhook_id,) in forgotten], [webhook_id for (webhook_id,) in orphaning]
 
 
 def _bury(webhook_id: str, now: int) -> Script[int]:
-    buried: int = yield execute(BURY, (now, webhook_id, _BURIED_AT_ONCE))
+    buried: int = yield execute(BURY, (now, webhook_id, _BURIED_AT_ONCE, webhook_id, now))
     return buried

@@ -155,7 +155,10 @@ class OwnerLocks:
     def lock(self, owner: str) -> None:
         if owner in self._held:
             return
-        descriptor = os.open(self._file(owner), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            descriptor = os.open(self._file(owner), os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StoreUnavailable(f"no lock file can be made beside the database: {error.strerror}") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -177,9 +180,11 @@ class OwnerLocks:
             descriptor = os.open(self._file(owner), os.O_RDWR)
         except FileNotFoundError:
             return True
+        except OSError:  # out of descriptors, perhaps: no proof of death
+            return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:
             return False
         finally:
             os.close(descriptor)

@@ -66,17 +66,23 @@ class Threads:
         self._closed: str | None = None
         self._writes: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._reads: SimpleQueue[Job[Any] | None] = SimpleQueue()
+        self._lane_reads: SimpleQueue[Job[Any] | None] = SimpleQueue()
         self._batch: list[Job[Any]] = []  # what the writer is at
         self._commits = 0
         self._stopping = threading.Event()
         self._threads = [
             self._started("sqlite-writer", self._keep_writing, path),
             self._started("sqlite-checkpointer", self._keep_checkpointing, path),
-            *(self._started(f"sqlite-reader-{n}", self._keep_reading, path) for n in range(READERS)),
+            *(self._started(f"sqlite-reader-{n}", self._keep_reading, path, self._reads) for n in range(READERS)),
+            # A list over a long log takes its time; the engine's configuration is stale after two seconds.
+            self._started("sqlite-lane-reader", self._keep_reading, path, self._lane_reads),
         ]
 
     def read(self, script: Script[T]) -> asyncio.Future[T]:
         return self._ask(self._reads, script)
+
+    def read_lanes(self, script: Script[T]) -> asyncio.Future[T]:
+        return self._ask(self._lane_reads, script)
 
     def write(self, script: Script[T]) -> asyncio.Future[T]:
         return self._ask(self._writes, script)
@@ -98,13 +104,13 @@ class Threads:
 
     def _stop(self) -> None:
         self._stopping.set()
-        for queue in (self._writes, *[self._reads] * READERS):
+        for queue in (self._writes, self._lane_reads, *[self._reads] * READERS):
             queue.put(None)
 
-    def _started(self, name: str, keep: Callable[[Path], None], path: Path) -> threading.Thread:
+    def _started(self, name: str, keep: Callable[..., None], *arguments: object) -> threading.Thread:
         def work() -> None:
             try:
-                keep(path)
+                keep(*arguments)
             except BaseException as error:  # noqa: BLE001  # a bug of ours: everybody must know
                 self._call_loop(self._die, error)
 
@@ -114,10 +120,10 @@ class Threads:
 
     # --- reading ---------------------------------------------------------------------------------------------
 
-    def _keep_reading(self, path: Path) -> None:
+    def _keep_reading(self, path: Path, jobs: "SimpleQueue[Job[Any] | None]") -> None:
         connection = connect(path)
         connection.execute("PRAGMA query_only = ON")
-        while (job := self._reads.get()) is not None:
+        while (job := jobs.get()) is not None:
             self._tell([self._read_one(connection, job)])
         connection.close()
 
@@ -214,7 +220,7 @@ class Threads:
     def _die(self, error: BaseException) -> None:
         if self._closed is None:
             self._closed = f"a thread of the store died: {error!r}"
-        waiting = [*self._batch, *_drained(self._writes), *_drained(self._reads)]
+        waiting = [*self._batch, *_drained(self._writes), *_drained(self._reads), *_drained(self._lane_reads)]
         self._stop()
         self._resolve([Told(job.future, None, StoreUnavailable(self._closed)) for job in waiting])
         self._on_death(error)
