@@ -141,11 +141,11 @@ class Engine:
         """Lease what is due; return how long until the next lane will be."""
         if self._stop_asked.is_set() or self._dispatcher.recorder.failing:
             return None
-        if self._leases_may_have_lapsed():
-            await self._renew_leases()
         await self._serve_leased_lanes()
         self._edited_since_leasing.clear()
         asked, now = self._clock.boot(), self._clock.now()
+        if self._may_have_lapsed(asked, now):
+            await self._renew_leases()
         leased = await self._store.lease_lanes(self._owner, limit=LANES_AT_ONCE, now=now, lease=self._lease)
         self._unserved = [(lane, asked) for lane in leased.lanes]
         await self._serve_leased_lanes()
@@ -176,14 +176,14 @@ class Engine:
             self._lanes[webhook_id].note_edit()  # what was read may be the configuration before the edit
             self._confirm_wanted.set()
 
-    def _leases_may_have_lapsed(self) -> bool:
-        """Say whether, by the wall clock that leases are kept in, some of ours may count as lapsed.
+    def _may_have_lapsed(self, boot: float, now: datetime) -> bool:
+        """Say whether, by the wall clock that leases are kept in, some of ours may count as lapsed at that moment.
 
         Renewing brings them back, unless somebody has taken them over. Without that we would lease our own lanes
         anew, and send what is in flight again.
         """
-        elapsed = self._clock.boot() - self._renewed
-        clock_stepped_by = abs((self._clock.now() - self._wall_at_renewal).total_seconds() - elapsed)
+        elapsed = boot - self._renewed
+        clock_stepped_by = abs((now - self._wall_at_renewal).total_seconds() - elapsed)
         return bool(self._lanes) and (
             elapsed > self._lease.total_seconds() * USABLE_PART or clock_stepped_by > LARGEST_CLOCK_STEP_SECONDS
         )
