@@ -2,7 +2,7 @@
 
 import structlog
 
-from gatepost.domain.deliveries import Accepted, Blocked, Refused, Unreachable, error_class_of
+from gatepost.domain.deliveries import Blocked, Unreachable, error_class_of, response_of
 from gatepost.ports import Settled
 
 log = structlog.get_logger()
@@ -12,7 +12,7 @@ def log_attempt(settled: Settled) -> None:
     """Write one line about an attempt: who, what, how it ended, what comes next."""
     delivery, attempt, progress = settled.delivery, settled.attempt, settled.progress
     outcome = attempt.outcome
-    error_class = error_class_of(outcome)
+    response, error_class = response_of(outcome), error_class_of(outcome)
     log.info(
         "delivery.attempted",
         group_id=delivery.group_id,
@@ -21,8 +21,8 @@ def log_attempt(settled: Settled) -> None:
         event_id=delivery.event_id,
         event_type=delivery.event,
         number=attempt.number,
-        outcome=type(outcome).__name__.lower(),
-        status_code=outcome.response.status_code if isinstance(outcome, Accepted | Refused) else None,
+        outcome=outcome.kind,
+        status_code=response.status_code if response else None,
         error_class=error_class.value if error_class else None,
         detail=outcome.detail if isinstance(outcome, Unreachable | Blocked) else None,
         duration_ms=round(attempt.duration.total_seconds() * 1000, 1),

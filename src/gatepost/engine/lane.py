@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import Enum
 
 from gatepost.domain.deliveries import Accepted, Outcome, QueuedDelivery, slows_down
-from gatepost.domain.signatures import SigningKey, parse_secret
+from gatepost.domain.signatures import SigningKey
 from gatepost.domain.webhooks import Webhook
 from gatepost.ports import LaneRead, LeasedLane, Release
 
@@ -95,9 +95,9 @@ class Lane:
     def keys(self, now: datetime) -> tuple[SigningKey, ...]:
         """Return the keys that sign at this moment, newest first."""
         if self._keys is None or (self._keys_until is not None and now >= self._keys_until):
-            live = self.webhook.live_secrets(now)
-            self._keys = tuple(parse_secret(secret.value) for secret in live)
-            self._keys_until = min((s.expires_at for s in live if s.expires_at is not None), default=None)
+            self._keys = self.webhook.signing_keys(now)
+            ends = [secret.expires_at for secret in self.webhook.live_secrets(now)]
+            self._keys_until = min((end for end in ends if end is not None), default=None)
         return self._keys
 
     # --- filling ---------------------------------------------------------------------------------------------

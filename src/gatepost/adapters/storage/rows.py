@@ -224,20 +224,6 @@ def progress_row(delivery_id: str, progress: Progress, *, expected_count: int) -
     )
 
 
-def queued_of(delivery: Delivery, *, body: bytes, hop: int) -> QueuedDelivery:
-    return QueuedDelivery(
-        delivery.id,
-        delivery.group_id,
-        delivery.webhook_id,
-        delivery.event_id,
-        delivery.event,
-        body,
-        hop,
-        delivery.progress.attempt_count,
-        delivery.created_at,
-    )
-
-
 def queued_from(row: Row) -> QueuedDelivery:
     delivery_id, group_id, webhook_id, event_id, event, body, hop, attempt_count, created_at = row
     return QueuedDelivery(
@@ -282,7 +268,7 @@ def _outcome_row(outcome: Outcome) -> Row:
     if isinstance(outcome, Accepted | Refused):
         response = outcome.response
         return (
-            "accepted" if isinstance(outcome, Accepted) else "refused",
+            outcome.kind,
             response.status_code,
             "\n".join([f"{name}: {value}" for name, value in response.headers]).encode(),
             response.body,
@@ -290,8 +276,7 @@ def _outcome_row(outcome: Outcome) -> Row:
             None,
             "",
         )
-    kind = "unreachable" if isinstance(outcome, Unreachable) else "blocked"
-    return (kind, None, None, None, 0, outcome.error_class.value, outcome.detail)
+    return (outcome.kind, None, None, None, 0, outcome.error_class.value, outcome.detail)
 
 
 def _outcome_from(
@@ -304,9 +289,9 @@ def _outcome_from(
     detail: str,
 ) -> Outcome:
     if status_code is None:
-        unsent = Blocked if kind == "blocked" else Unreachable
+        unsent = Blocked if kind == Blocked.kind else Unreachable
         return unsent(ErrorClass(error_class or ErrorClass.INTERNAL_ERROR), detail)
     lines = (headers or b"").decode().split("\n") if headers else []
     pairs = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
     response = Response(status_code, tuple(pairs), body or b"", bool(truncated))
-    return Accepted(response) if kind == "accepted" else Refused(response)
+    return Accepted(response) if kind == Accepted.kind else Refused(response)

@@ -13,7 +13,6 @@ from gatepost.adapters.storage.rows import (
     delivery_row,
     event_from,
     event_row,
-    queued_of,
     to_ms_or_none,
 )
 from gatepost.adapters.storage.scripts import (
@@ -27,7 +26,7 @@ from gatepost.adapters.storage.scripts import (
     listed,
 )
 from gatepost.adapters.storage.sql_lanes import poke
-from gatepost.domain.deliveries import Attempt, Delivery, Status
+from gatepost.domain.deliveries import Attempt, Delivery, Status, queued
 from gatepost.domain.events import Event
 from gatepost.ports import DeliveryDetail, DeliveryQuery, Page, Saved
 
@@ -167,7 +166,7 @@ def _add_replay(group_id: str, delivery: Delivery) -> Script[Emitted]:
         return Emitted(Saved.STALE)
     body, hop = rows[0]
     yield from store_deliveries([delivery])
-    return Emitted(Saved.DONE, [queued_of(delivery, body=body, hop=hop)])
+    return Emitted(Saved.DONE, [queued(delivery, body=body, hop=hop)])
 
 
 def _add_test(event: Event, delivery: Delivery, attempt: Attempt) -> Script[None]:

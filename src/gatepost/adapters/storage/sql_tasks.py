@@ -6,13 +6,12 @@ from gatepost.adapters.storage.rows import (
     TASK_COLUMNS,
     history_from,
     history_row,
-    queued_of,
     task_from,
     task_row,
 )
 from gatepost.adapters.storage.scripts import Database, Emitted, Script, execute, fetch
 from gatepost.adapters.storage.sql_deliveries import page_of, store_deliveries, store_event
-from gatepost.domain.deliveries import Delivery
+from gatepost.domain.deliveries import Delivery, queued
 from gatepost.domain.tasks import HistoryEntry, Task, TaskChange
 from gatepost.ports import Page, Saved, TaskQuery
 
@@ -110,7 +109,7 @@ def _save_change(
     yield from store_event(change.event)
     yield from store_deliveries(deliveries)
     event = change.event
-    return Emitted(Saved.DONE, [queued_of(each, body=event.body, hop=event.hop) for each in deliveries])
+    return Emitted(Saved.DONE, [queued(each, body=event.body, hop=event.hop) for each in deliveries])
 
 
 def _save_task(change: TaskChange) -> Script[bool]:
