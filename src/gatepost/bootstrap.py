@@ -278,4 +278,5 @@ def _log_settings(settings: Settings) -> None:
     for name, meant in config.unknown_variables(os.environ).items():
         log.warning("setting.ignored", variable=name, meant=meant)
     networks = [str(network) for network in settings.allowed_target_networks]
-    (log.warning if networks else log.info)("targets.allowed", public=True, networks=networks)
+    if networks:
+        log.warning("targets.allowed", networks=networks)
