@@ -71,9 +71,17 @@ class Sending:
 
         target = parse_target(url)
         self.sender.submit(
-            [Outgoing(target, headers, body, timeout, start_before, partial(settle, future)) for future in settled]
+            [
+                Outgoing(target, headers, body, timeout, lambda: start_before, partial(settle, future))
+                for future in settled
+            ]
         )
         return await asyncio.wait_for(asyncio.gather(*settled), 10)
+
+
+def no_end() -> float:
+    """Return a lease that never ends."""
+    return math.inf
 
 
 async def later(seconds: float, answer: Any) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
+from tests.integration.senders import no_end
 from tests.nameservers import AAAA, SERVER_FAILURE, SILENCE, A, NameServer, Records
 from tests.receivers import Receiver
 
@@ -151,9 +152,7 @@ async def sender(resolver: Resolver, clock: SettableClock) -> AsyncIterator[Curl
 
 async def outcome_of(sender: CurlSender, url: str, *, timeout: float = 2.0) -> object:
     settled = asyncio.get_running_loop().create_future()
-    outgoing = Outgoing(
-        parse_target(url), (), b"{}", timeout, float("inf"), lambda result, *_: settled.set_result(result)
-    )
+    outgoing = Outgoing(parse_target(url), (), b"{}", timeout, no_end, lambda result, *_: settled.set_result(result))
     sender.submit([outgoing])
     return await asyncio.wait_for(settled, 5)
 

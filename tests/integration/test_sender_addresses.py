@@ -66,7 +66,7 @@ async def test_the_real_address_of_every_connect_is_judged(
     make: Make, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second guard, alone: the first one is taken away."""
-    monkeypatch.setattr(CurlSender, "_settle_if_refused", lambda self, job, judged: True)
+    monkeypatch.setattr(CurlSender, "_judge", lambda *_: True)
     send = make(TargetPolicy(), Names(hooks=(IPv6Address("::1"), IPv4Address("127.0.0.1"))))
 
     outcome = await send(receiver.url_for("hooks.test"))
@@ -79,7 +79,7 @@ async def test_libcurl_never_resolves_a_name_itself(
     make: Make, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The third guard, alone: a pin that is lost."""
-    monkeypatch.setattr("gatepost.adapters.curl_loop.CurlLoop._pin", lambda self, job: None)
+    monkeypatch.setattr("gatepost.adapters.curl_loop.CurlLoop._pin", lambda *_: None)
     send = make(resolver=Names(localhost=(IPv4Address("127.0.0.1"),)))
 
     outcome = await send(receiver.url_for("localhost"))

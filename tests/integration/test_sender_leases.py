@@ -1,13 +1,12 @@
 """A request whose lease is over, the end of the sender, and whom it trusts; row R11 of the threat table."""
 
 import asyncio
-import math
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.integration.senders import CLOCK, Make, Names, Sending, later
+from tests.integration.senders import CLOCK, Make, Names, Sending, later, no_end
 from tests.receivers import Authority, Receiver, hang
 
 from gatepost.adapters.transfers import Transfer
@@ -38,9 +37,9 @@ async def test_a_request_whose_lease_ends_while_it_connects_is_dropped(
     """As after SIGSTOP and SIGCONT: the last look at the clock is just before the request leaves."""
     prepare = Transfer.prepare
 
-    def stand_still(transfer: Transfer, job: Any, **options: Any) -> None:
-        prepare(transfer, job, **options)
-        job.outgoing.start_before = CLOCK.boot() - 0.001
+    def stand_still(transfer: Transfer, submission: Any, **options: Any) -> None:
+        prepare(transfer, submission, **options)
+        submission.outgoing.start_before = lambda: CLOCK.boot() - 0.001
 
     monkeypatch.setattr(Transfer, "prepare", stand_still)
 
@@ -52,7 +51,7 @@ async def test_a_settle_that_raises_does_not_keep_the_others_waiting(send: Sendi
     def broken(*_: Any) -> None:
         raise RuntimeError("in settle")
 
-    send.sender.submit([Outgoing(parse_target(receiver.url), (), b"", 1, math.inf, broken)] * 3)
+    send.sender.submit([Outgoing(parse_target(receiver.url), (), b"", 1, no_end, broken)] * 3)
 
     assert isinstance(await send(receiver.url), Accepted)
 
@@ -61,7 +60,7 @@ async def test_nothing_is_settled_after_close(make: Make, receiver: Receiver) ->
     send = make()
     receiver.answer(hang())
     settled: list[Any] = []
-    outgoing = Outgoing(parse_target(receiver.url), (), b"", 0.05, math.inf, lambda *args: settled.append(args))
+    outgoing = Outgoing(parse_target(receiver.url), (), b"", 0.05, no_end, lambda *args: settled.append(args))
     send.sender.submit([outgoing] * 3)
     await receiver.wait_for(3)
 
@@ -78,7 +77,7 @@ async def test_the_death_of_the_thread_is_told(make: Make, receiver: Receiver, m
 
     monkeypatch.setattr("gatepost.adapters.curl_loop.CurlLoop._collect", bug)
     send = make()
-    send.sender.submit([Outgoing(parse_target(receiver.url), (), b"", 1, math.inf, bug)])
+    send.sender.submit([Outgoing(parse_target(receiver.url), (), b"", 1, no_end, bug)])
 
     assert isinstance(await send.first_death(), ZeroDivisionError)
     send.deaths.clear()
