@@ -58,7 +58,7 @@ async def bench_deliver(deliveries: int, rounds: int) -> list[Round]:
     with receiver() as port:
         for number in range(rounds + 1):
             for variant in (_sender_alone, _engine_on_sqlite):
-                result = await variant(f"http://127.0.0.1:{port}", deliveries)
+                result = await variant(port, deliveries)
                 if number:
                     done.append(result)
     return done
@@ -109,10 +109,10 @@ def table(figures: dict[str, Any]) -> str:
 # --- the two variants ----------------------------------------------------------------------------------------
 
 
-async def _sender_alone(url: str, count: int) -> Round:
+async def _sender_alone(port: int, count: int) -> Round:
     """Sign and send; remember nothing."""
     async with _parts() as parts:
-        webhooks = [_webhook(parts, "grp_bench", f"{url}/{n}") for n in range(WEBHOOKS)]
+        webhooks = [_webhook(parts, "grp_bench", _host(n), port) for n in range(WEBHOOKS)]
         return await _measured("sender alone", count, lambda: _send_all(parts, webhooks, _event_body(parts), count))
 
 
@@ -153,10 +153,10 @@ async def _send_all(parts: Parts, webhooks: Sequence[Webhook], body: bytes, coun
     await finished
 
 
-async def _engine_on_sqlite(url: str, count: int) -> Round:
+async def _engine_on_sqlite(port: int, count: int) -> Round:
     """Commit a backlog to a durable store, then let the engine drain it, every attempt logged."""
     async with _parts() as parts:
-        await _fill(parts, url, count)
+        await _fill(parts, port, count)
         return await _measured("engine on SQLite", count, lambda: _drain(parts, count))
 
 
@@ -196,12 +196,12 @@ class _CountingSender:
         await self._sender.close()
 
 
-async def _fill(parts: Parts, url: str, count: int) -> None:
+async def _fill(parts: Parts, port: int, count: int) -> None:
     now = parts.clock.now()
     group = Group(parts.chance.new_id("grp"), "bench", now)
     await parts.store.add_group(group)
     for n in range(WEBHOOKS):
-        added = await parts.store.add_webhook(group.id, _webhook(parts, group.id, f"{url}/{n}"), quota=WEBHOOKS)
+        added = await parts.store.add_webhook(group.id, _webhook(parts, group.id, _host(n), port), quota=WEBHOOKS)
         assert added is Saved.DONE
     subscriptions = await parts.store.subscriptions(group.id)
     for first in range(0, count // WEBHOOKS, EVENTS_AT_ONCE):
@@ -228,9 +228,19 @@ async def _parts() -> AsyncIterator[Parts]:
             yield parts
 
 
-def _webhook(parts: Parts, group_id: str, url: str) -> Webhook:
+def _host(number: int) -> str:
+    """Return a loopback address of its own for each webhook: receivers rarely share a host."""
+    return f"127.0.0.{number + 1}"
+
+
+def _webhook(parts: Parts, group_id: str, host: str, port: int) -> Webhook:
     webhook_id, secret = parts.chance.new_id("wh"), Secret(make_secret(parts.chance.key_bytes(32)))
-    fields = {"name": "bench", "target": parse_target(url), "events": ("*",), "max_concurrency": MAX_CONCURRENCY}
+    fields = {
+        "name": "bench",
+        "target": parse_target(f"http://{host}:{port}/"),
+        "events": ("*",),
+        "max_concurrency": MAX_CONCURRENCY,
+    }
     return create_webhook(webhook_id, group_id, fields, secret, now=parts.clock.now())
 
 
@@ -270,9 +280,13 @@ def receiver() -> Iterator[int]:
 async def serve_receiver() -> None:
     """Answer every POST with 200 and nothing else, as fast as Python can; print the port first."""
     _pin(1)
-    server = await asyncio.get_running_loop().create_server(_Answer, "127.0.0.1", 0, backlog=4096)
-    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201  the parent reads it
-    await server.serve_forever()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(_Answer, _host(0), 0, backlog=4096)
+    port = server.sockets[0].getsockname()[1]
+    others = [await loop.create_server(_Answer, _host(n), port, backlog=4096) for n in range(1, WEBHOOKS)]
+    sys.stdout.write(f"{port}\n")
+    sys.stdout.flush()
+    await asyncio.gather(*(each.serve_forever() for each in (server, *others)))
 
 
 class _Answer(asyncio.Protocol):

@@ -10,7 +10,7 @@ from gatepost.domain.errors import InvalidInput, TargetNotAllowed
 from gatepost.domain.network import (
     Target,
     TargetPolicy,
-    check_literal,
+    check_target,
     parse_networks,
     parse_target,
 )
@@ -300,16 +300,26 @@ def test_s9_a_network_that_was_not_meant_is_refused_with_the_fix(text: str, fix:
 
 
 @pytest.mark.parametrize(
-    "host", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "[::1]", "[::ffff:127.0.0.1]", "[fd00::1]"]
+    "host",
+    [
+        "127.0.0.1",
+        "10.0.0.1",
+        "169.254.169.254",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[fd00::1]",
+        "localhost",
+        "a.localhost",
+    ],
 )
 def test_s1_a_forbidden_literal_is_refused_at_once(host: str) -> None:
     with pytest.raises(TargetNotAllowed) as refused:
-        check_literal(parse_target(f"http://{host}/"), PUBLIC_ONLY)
+        check_target(parse_target(f"http://{host}/"), PUBLIC_ONLY)
 
     assert refused.value.errors[0].loc == ("targetUrl",)
     assert refused.value.code == "target_not_allowed"
 
 
-@pytest.mark.parametrize("host", ["8.8.8.8", "[2606:4700::1111]", "localhost", "metadata.google.internal"])
+@pytest.mark.parametrize("host", ["8.8.8.8", "[2606:4700::1111]", "localhost.example.com", "metadata.google.internal"])
 def test_public_literals_pass_and_names_are_judged_when_they_are_resolved(host: str) -> None:
-    check_literal(parse_target(f"http://{host}/"), PUBLIC_ONLY)
+    check_target(parse_target(f"http://{host}/"), PUBLIC_ONLY)

@@ -258,13 +258,15 @@ def parse_networks(text: str) -> tuple[IpNetwork, ...]:
     return tuple(_parse_network(part.strip()) for part in text.split(",") if part.strip())
 
 
-def check_literal(target: Target, policy: TargetPolicy) -> None:
-    """Refuse a target whose host is an address that must not be called; names are judged when they are resolved.
+def check_target(target: Target, policy: TargetPolicy) -> None:
+    """Refuse a target of which its spelling tells that it must not be called; names are judged when they are resolved.
 
     Raises: TargetNotAllowed.
+    Source: RFC 6761, section 6.3: `localhost` and all names below it are this machine.
     """
-    literal = target.literal
-    if literal is not None and (reason := policy.refusal(literal, target.port)):
+    is_localhost = target.host == "localhost" or target.host.endswith(".localhost")
+    address = IPv4Address("127.0.0.1") if is_localhost else target.literal
+    if address is not None and (reason := policy.refusal(address, target.port)):
         msg = f"use a public address: this one is not allowed ({reason})"
         raise TargetNotAllowed(FieldError(("targetUrl",), msg, TargetNotAllowed.code))
 

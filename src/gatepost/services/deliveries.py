@@ -22,7 +22,7 @@ from gatepost.domain.deliveries import (
 from gatepost.domain.errors import NotFound, PayloadExpired, RateLimited, WebhookDisabled
 from gatepost.domain.events import TEST_EVENT, Event, Occasion
 from gatepost.domain.groups import Caller
-from gatepost.domain.network import TargetPolicy, check_literal
+from gatepost.domain.network import TargetPolicy, check_target
 from gatepost.domain.retry import ONE_ATTEMPT
 from gatepost.domain.samples import sample_event
 from gatepost.domain.webhooks import Webhook
@@ -140,7 +140,7 @@ class Deliveries:
         webhook = await existing(self._webhooks, caller.group_id, webhook_id)
         occasion = Occasion(self._chance.new_id("evt"), self._clock.now(), caller.actor_id)
         sample = sample_event(event, caller.group_id, occasion)
-        check_literal(webhook.target, self._target_policy)
+        check_target(webhook.target, self._target_policy)
         self._tests.take(webhook_id)
         delivery = sampled(self._chance.new_id("dlv"), sample, webhook_id)
         headers = self._signed_headers(webhook, delivery, sample)

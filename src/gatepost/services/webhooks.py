@@ -6,7 +6,7 @@ from typing import Any
 
 from gatepost.domain import webhooks as rules
 from gatepost.domain.errors import NotFound, QuotaExceeded, VersionConflict
-from gatepost.domain.network import Target, TargetPolicy, check_literal, parse_target
+from gatepost.domain.network import Target, TargetPolicy, check_target, parse_target
 from gatepost.domain.signatures import SECRET_KEY_BYTES, make_secret
 from gatepost.domain.webhooks import (
     DEFAULTS,
@@ -146,7 +146,7 @@ class Webhooks:
 
     def _target(self, url: str) -> Target:
         target = parse_target(url, https_only=self._https_only)
-        check_literal(target, self._target_policy)
+        check_target(target, self._target_policy)
         return target
 
     def _secret(self, given: str | None) -> Secret:
