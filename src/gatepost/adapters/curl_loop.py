@@ -3,7 +3,6 @@
 import contextlib
 import os
 import select
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 import pycurl
 
-from gatepost.adapters.transfers import Submission, Transfer, pin_of
+from gatepost.adapters.transfers import Connections, Submission, Transfer, pin_of
 from gatepost.domain.deliveries import ErrorClass, Outcome, Unreachable
 from gatepost.domain.network import IpAddress, Target, TargetPolicy
 from gatepost.ports import Clock, Dropped, Outgoing
@@ -55,8 +54,8 @@ class CurlLoop:
         self._pins: dict[tuple[str, int], tuple[IpAddress, ...]] = {}
         self._due: float | None = None  # when libcurl wants to be called, a moment of the clock
         self._watched: dict[int, int] = {}
-        self._idle_fds: set[int] = set()
-        self._spoiled = Spoiled()
+        self._idle_fds: dict[int, int] = {}  # and how many sockets had been opened when they became idle
+        self._connections = Connections()
         self._thread = threading.Thread(target=self._run, name="gatepost-sender", daemon=True)
         self._thread.start()
 
@@ -159,7 +158,7 @@ class CurlLoop:
             raise
 
     def _new_transfer(self) -> Transfer:
-        return Transfer(self._policy, self._clock, self._spoiled.places, self._ca_file)
+        return Transfer(self._policy, self._clock, self._connections, self._ca_file)
 
     def _pin(self, submission: Submission) -> str | None:
         """Return the entry that libcurl must learn first; None when it knows these addresses, or needs none.
@@ -236,22 +235,24 @@ class CurlLoop:
     def _on_interest(self, what: int, fd: int, _multi: object, _data: object) -> None:
         """Watch a socket as libcurl wants, and go on watching it when libcurl does not: see `_spoil`.
 
-        The kernel itself takes a descriptor out of the epoll when it is closed.
+        The kernel itself takes a descriptor out of the epoll when it is closed; then an idle one may be another
+        connection by now, unless no socket was opened since.
         """
+        opened = self._connections.opened
         idle = what == pycurl.POLL_REMOVE
         wanted = select.EPOLLIN if idle else _EPOLL_EVENTS[what]
-        if self._watched.get(fd) != wanted or fd in self._idle_fds:
+        if self._watched.get(fd) != wanted or self._idle_fds.pop(fd, opened) != opened:
             self._watch(fd, wanted)
         if idle:
-            self._idle_fds.add(fd)
+            self._idle_fds[fd] = opened
         else:
-            self._idle_fds.discard(fd)
+            self._idle_fds.pop(fd, None)
 
     def _watch(self, fd: int, wanted: int) -> None:
         try:
             self._epoll.modify(fd, wanted)
         except FileNotFoundError:  # a new connection; an older one of this number is closed
-            self._spoiled.forget(fd)
+            self._connections.forget(fd)
             self._epoll.register(fd, wanted)
         self._watched[fd] = wanted
 
@@ -262,28 +263,11 @@ class CurlLoop:
         connection less than a second ago, and sends. A transfer that was given such a connection gives it back
         unused (`Transfer.on_send`), and is started again.
         """
-        self._idle_fds.discard(fd)
+        del self._idle_fds[fd]
         self._watched.pop(fd, None)
         with contextlib.suppress(OSError):  # closed a moment ago, in this very turn
-            self._spoiled.add(fd)
+            self._connections.spoil(fd)
             self._epoll.unregister(fd)
-
-
-class Spoiled:
-    """Idle connections that must not be used again, by the address they have on this side."""
-
-    def __init__(self) -> None:
-        self.places: set[tuple[str, int]] = set()
-        self._by_fd: dict[int, tuple[str, int]] = {}
-
-    def add(self, fd: int) -> None:
-        with socket.socket(fileno=os.dup(fd)) as connection:
-            place = connection.getsockname()[:2]
-        self._by_fd[fd] = place
-        self.places.add(place)
-
-    def forget(self, fd: int) -> None:
-        self.places.discard(self._by_fd.pop(fd, ("", 0)))
 
 
 _EPOLL_ALL = select.EPOLLIN | select.EPOLLOUT | select.EPOLLERR | select.EPOLLHUP

@@ -1,9 +1,10 @@
 """One HTTP attempt inside libcurl: what is asked of it, and what its answer means."""
 
 import functools
+import os
 import re
 import socket
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ INTERIM_LIMIT = 20  # 1xx answers before the real one
 KEPT_HEADERS_BYTES = 16 * 1024
 REMEMBERED_HEAD_BYTES = 2 * 1024  # the fields of heads up to this size are parsed once: a receiver's are all alike
 REMEMBERED_FIELDS = 4096
+REMEMBERED_STATUSES = 256
 CONNECTION_LIFETIME_SECONDS = 300  # the address of a kept connection counts as checked for so long
 IDLE_LIMIT_SECONDS = 55  # many servers and balancers hang up after 60; the request that meets it would be lost
 
@@ -45,6 +47,28 @@ class Submission:
     addresses: tuple[IpAddress, ...] | None = None
 
 
+class Connections:
+    """What transfers and the loop tell each other of connections.
+
+    Shape: `opened` counts the sockets made so far. `spoiled` holds idle connections that must not be used again, by
+           the address they have on this side.
+    """
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.spoiled: set[tuple[str, int]] = set()
+        self._spoiled_by_fd: dict[int, tuple[str, int]] = {}
+
+    def spoil(self, fd: int) -> None:
+        with socket.socket(fileno=os.dup(fd)) as connection:
+            place = connection.getsockname()[:2]
+        self._spoiled_by_fd[fd] = place
+        self.spoiled.add(place)
+
+    def forget(self, fd: int) -> None:
+        self.spoiled.discard(self._spoiled_by_fd.pop(fd, ("", 0)))
+
+
 class Transfer:
     """One easy handle, used for one request after another; libcurl calls its `on_…` methods back."""
 
@@ -58,10 +82,10 @@ class Transfer:
     _sent: bool
     _dropped: bool
 
-    def __init__(self, policy: TargetPolicy, clock: Clock, spoiled: Set[tuple[str, int]], ca_file: str | None) -> None:
+    def __init__(self, policy: TargetPolicy, clock: Clock, connections: Connections, ca_file: str | None) -> None:
         self._policy = policy
         self._clock = clock
-        self._spoiled = spoiled
+        self._connections = connections
         self.curl = pycurl.Curl()
         self._url = ""
         self._timeout_ms = 0
@@ -127,6 +151,7 @@ class Transfer:
         self._blocked = self._blocked or self._policy.refusal(ip_address(ip), port)
         if self._blocked:
             return int(pycurl.SOCKET_BAD)
+        self._connections.opened += 1
         try:
             return _Handed(address.family, address.socktype, address.protocol)
         except OSError as error:  # out of descriptors: our fault, not the receiver's
@@ -144,7 +169,7 @@ class Transfer:
         if self._clock.boot() > self.submission.outgoing.start_before():
             self._dropped = True
             return int(pycurl.PREREQFUNC_ABORT)
-        if self._spoiled and (own_ip, own_port) in self._spoiled:
+        if (own_ip, own_port) in self._connections.spoiled:
             self.is_unused = True
             return int(pycurl.PREREQFUNC_ABORT)
         self._sent = True
@@ -174,10 +199,9 @@ class Transfer:
         return ABORT
 
     def _end_of_head(self) -> int | None:
-        status_line = _STATUS_LINE.match(self._lines[0]) if self._lines else None
-        if not status_line:
+        self._status = parse_status(self._lines[0]) if self._lines else 0
+        if not self._status:
             return self._abort("the status line is malformed")
-        self._status = int(status_line[1])
         if self._status >= 200:
             return self._final_head()
         self._interim += 1
@@ -238,10 +262,10 @@ def header_lines(headers: Sequence[tuple[str, str]]) -> list[str]:
     Raises: ValueError when a line break would smuggle in another header.
     """
     lines = list(map(": ".join, headers))
-    text = "\n".join((*lines, ""))
-    if text.count("\n") != len(lines) or "\r" in text or "\0" in text:
+    text = "\t".join((*lines, ""))
+    if "\n" in text or "\r" in text or "\0" in text:
         raise ValueError("a header holds a line break")
-    if " \n" in text:  # rare, so that the usual request need not look at each value
+    if " \t" in text:  # rare, so that the usual request need not look at each value
         lines = [f"{name}: {value}" if value.strip() else f"{name};" for name, value in headers]
     lines += _OWN_HEADERS
     return lines
@@ -253,6 +277,13 @@ class Field(NamedTuple):
     pair: tuple[str, str]
     size: int
     framing: str
+
+
+@functools.lru_cache(REMEMBERED_STATUSES)  # each line is under `HEAD_LIMIT_BYTES`
+def parse_status(line: bytes) -> int:
+    """Return the status in the first line of a head; 0 when it is malformed."""
+    matched = _STATUS_LINE.match(line)
+    return int(matched[1]) if matched else 0
 
 
 def parse_field(line: bytes) -> Field | None:
