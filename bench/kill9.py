@@ -8,6 +8,7 @@ event always came under one `webhook-id`, and every restart delivered in time.
 
 import argparse
 import asyncio
+import http.client
 import json
 import os
 import random
@@ -16,7 +17,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -109,7 +109,7 @@ class Server:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 answered: dict[str, Any] = json.load(answer)
                 return answered
-        except (urllib.error.URLError, ConnectionError, TimeoutError, ValueError, OSError):
+        except (http.client.HTTPException, ValueError, OSError):  # killed before, or in the middle of, its answer
             return None
 
     async def until_ready(self) -> None:
