@@ -17,7 +17,7 @@ from gatepost.ports import Clock, Dropped, Outgoing
 
 Ended = tuple[Outgoing, "Outcome | Dropped", float, float]
 
-EVENTS_PER_TURN = 512
+EVENTS_PER_TURN = 128  # what is touched in a turn still fits the caches at its end
 IDLE_HANDLES_KEPT = 512
 PINS_LIMIT = 20_000
 
