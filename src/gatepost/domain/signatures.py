@@ -85,9 +85,8 @@ def sign_standard(keys: Sequence[SigningKey], message_id: str, timestamp: int, b
     Source: Standard Webhooks, "Signature scheme".
     """
     content = b"%b.%d.%b" % (message_id.encode(), timestamp, body)
-    return " ".join(
-        "v1," + binascii.b2a_base64(hmac.digest(key.decoded, content, "sha256"), newline=False).decode() for key in keys
-    )
+    macs = [hmac.digest(key.decoded, content, "sha256") for key in keys]
+    return " ".join(["v1," + binascii.b2a_base64(mac, newline=False).decode() for mac in macs])
 
 
 def sign_plain(keys: Sequence[SigningKey], timestamp: int, body: bytes) -> str:
@@ -96,7 +95,7 @@ def sign_plain(keys: Sequence[SigningKey], timestamp: int, body: bytes) -> str:
     Units: `timestamp` in whole Unix seconds.
     """
     content = b"%d.%b" % (timestamp, body)
-    return ",".join("sha256=" + hmac.digest(key.literal, content, "sha256").hex() for key in keys)
+    return ",".join(["sha256=" + hmac.digest(key.literal, content, "sha256").hex() for key in keys])
 
 
 def verify_standard(

@@ -178,7 +178,9 @@ class Dispatcher:
         self._arrived.append((flight, result, started, duration))
         self._turn_wanted.set()
 
-    def _finish(self, flight: Flight, result: Outcome | Dropped, *, started_at: datetime, duration: timedelta) -> None:
+    def _finish(
+        self, flight: Flight, result: Outcome | Dropped, *, started_at: datetime, duration: timedelta, now: datetime
+    ) -> None:
         """Decide what an attempt means for its delivery and have that recorded, if the lane is still ours."""
         lane, delivery = flight.lane, flight.delivery
         if flight.slot is not None:
@@ -192,7 +194,6 @@ class Dispatcher:
         if lane.phase is Phase.LOST:
             log.info("outcome.abandoned", delivery_id=delivery.id, webhook_id=lane.webhook_id)
             return
-        now = self._clock.now()
         attempt = self._attempt(delivery, result, started_at=started_at, duration=duration)
         settled = self._decide(lane, delivery, attempt, now=now, amends=flight.amends)
         self.recorder.add(lane, settled)
@@ -249,7 +250,7 @@ class Dispatcher:
         for flight, result, started, duration in arrived:
             started_at = now - timedelta(seconds=boot - started)
             try:
-                self._finish(flight, result, started_at=started_at, duration=timedelta(seconds=duration))
+                self._finish(flight, result, started_at=started_at, duration=timedelta(seconds=duration), now=now)
             except Exception:  # a bug in one lane ends that lane; its lease lapses, and another owner starts afresh
                 log.exception("lane.died", webhook_id=flight.lane.webhook_id)
                 flight.lane.lose()
