@@ -348,8 +348,8 @@ class LaneStore(Protocol):
     async def lane_marks(self, webhook_ids: Sequence[str]) -> Mapping[str, LaneMark]:
         """Return the mark of each webhook that is neither deleted nor disabled."""
 
-    async def webhooks_to_serve(self, webhook_ids: Sequence[str]) -> Mapping[str, Webhook]:
-        """Return each webhook that is neither deleted nor disabled."""
+    async def webhooks_to_serve(self, webhook_ids: Sequence[str]) -> Mapping[str, Webhook | None]:
+        """Return each webhook that is neither deleted nor disabled; None for one that is damaged at rest."""
 
     async def sweep(self, *, now: datetime) -> int:
         """Poke lanes that hold due deliveries but are not due themselves, held ones excepted; return how many.

@@ -20,6 +20,7 @@ from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.retry import RetryPolicy
 from gatepost.domain.signatures import Verdict, parse_secret, verify_plain, verify_standard
 from gatepost.domain.webhooks import Secret, Webhook, with_changes
+from gatepost.engine import engine as engine_module
 from gatepost.engine.engine import Engine
 from gatepost.engine.lane import Lane
 from gatepost.ports import Saved
@@ -535,6 +536,74 @@ async def test_an_engine_waits_for_a_store_that_fails_at_the_start(rig: Rig) -> 
     await rig.start(_FailingOnce(rig.store, "join"))
 
     await rig.until_status(delivery, Status.DELIVERED)
+
+
+async def test_damaged_webhooks_do_not_stand_in_the_way_of_the_others(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "LANES_AT_ONCE", 3)
+    damaged = [await rig.webhook() for _ in range(3)]
+    await rig.emit(*damaged)
+    rig.clock.advance(0.01)
+    healthy = await rig.webhook()
+    [delivery] = await rig.emit(healthy)
+
+    await rig.start(_Damaged(rig.store, {webhook.id for webhook in damaged}))
+
+    await rig.until_status(delivery, Status.DELIVERED)
+
+
+async def test_a_webhook_enabled_again_before_its_lane_was_given_back_is_served(rig: Rig) -> None:
+    webhook = await rig.webhook()
+    [delivery] = await rig.emit(webhook)
+    store = _Blinking(rig, webhook)
+
+    await rig.start(store)
+    await rig.until(lambda: store.blinked)
+    await rig.quiet(2.0)
+
+    await rig.until_status(delivery, Status.DELIVERED)
+    assert rig.clock.now() - delivery.created_at < LEASE / 2
+
+
+class _Damaged:
+    """The store, some of whose webhooks cannot be read."""
+
+    def __init__(self, store: SqliteStore, damaged: set[str]) -> None:
+        self._store = store
+        self._damaged = damaged
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def webhooks_to_serve(self, webhook_ids: Sequence[str]) -> dict[str, Webhook | None]:
+        served = await self._store.webhooks_to_serve(webhook_ids)
+        return {each: None if each in self._damaged else webhook for each, webhook in served.items()}
+
+
+class _Blinking:
+    """The store, in which a webhook is disabled just when its lane was leased, and enabled again just after."""
+
+    def __init__(self, rig: Rig, webhook: Webhook) -> None:
+        self._rig = rig
+        self._webhook = webhook
+        self.blinked = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rig.store, name)
+
+    async def webhooks_to_serve(self, webhook_ids: Sequence[str]) -> Any:
+        if self.blinked:
+            return await self._rig.store.webhooks_to_serve(webhook_ids)
+        self.blinked = True
+        await self._edit(enabled=False)
+        served = await self._rig.store.webhooks_to_serve(webhook_ids)
+        await self._edit(enabled=True)
+        return served
+
+    async def _edit(self, *, enabled: bool) -> None:
+        self._webhook = with_changes(self._webhook, now=self._rig.clock.now(), enabled=enabled)
+        assert await self._rig.store.save_webhook(self._rig.group.id, self._webhook) is Saved.DONE
 
 
 class _FailingOnce:

@@ -383,7 +383,7 @@ async def test_another_secret_key_is_refused_at_once(tmp_path: Path) -> None:
     await (await opened(tmp_path / "gatepost.db")).close()
 
 
-async def test_a_webhook_damaged_at_rest_is_left_out_and_its_neighbours_are_served(tmp_path: Path) -> None:
+async def test_a_webhook_damaged_at_rest_is_told_and_its_neighbours_are_served(tmp_path: Path) -> None:
     store = await opened(tmp_path / "gatepost.db")
     damaged, healthy = make_webhook(), make_webhook()
     await store.add_group(make_group(id=GROUP_ID))
@@ -398,7 +398,7 @@ async def test_a_webhook_damaged_at_rest_is_left_out_and_its_neighbours_are_serv
     with structlog.testing.capture_logs() as logs:
         served = await store.webhooks_to_serve([damaged.id, healthy.id])
 
-    assert served == {healthy.id: healthy}
+    assert served == {damaged.id: None, healthy.id: healthy}
     assert [(line["event"], line["webhook_id"]) for line in logs] == [("webhook.damaged", damaged.id)]
     with pytest.raises(StoreUnavailable, match="moved here from another place"):
         await store.webhook(GROUP_ID, damaged.id)

@@ -312,3 +312,14 @@ def test_both_secrets_sign_until_the_grace_ends() -> None:
 
     assert len(lane.keys(NOW)) == 2
     assert [key.decoded for key in lane.keys(ends)] == [b"n" * 32]
+
+
+def test_a_poke_that_a_read_has_seen_is_not_expected_once_more_by_its_offer() -> None:
+    lane = make_lane()
+    delivery = make_queued()
+    read(lane, delivery, pokes=5)  # it overtook the offer of the same delivery
+    lane.offer(delivery)
+
+    lane.compare_pokes(6)  # so this poke is somebody else's
+
+    assert lane.look_again

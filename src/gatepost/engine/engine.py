@@ -25,7 +25,7 @@ READ_AHEAD_IN_ALL = 20_000  # shared out between lanes when there are many
 POLL = timedelta(seconds=1)  # how long a hint that never came can delay a delivery
 CONFIRM_EVERY = timedelta(seconds=1)
 SWEEP_EVERY = timedelta(seconds=30)
-LARGEST_CLOCK_STEP_SECONDS = 1.0
+LARGEST_CLOCK_STEP = 0.05  # of a lease
 PAUSE_WHEN_STORE_FAILS = timedelta(milliseconds=500)
 USABLE_PART = 0.8  # of a lease, from before it was asked for; what is left over covers a request on its way
 
@@ -147,7 +147,7 @@ class Engine:
         if self._may_have_lapsed(asked, now):
             await self._renew_leases()
         leased = await self._store.lease_lanes(self._owner, limit=LANES_AT_ONCE, now=now, lease=self._lease)
-        self._unserved = [(lane, asked) for lane in leased.lanes]
+        self._unserved += [(lane, asked) for lane in leased.lanes]
         await self._serve_leased_lanes()
         if len(leased.lanes) == LANES_AT_ONCE:
             return timedelta(0)
@@ -156,16 +156,25 @@ class Engine:
     async def _serve_leased_lanes(self) -> None:
         """Begin with the lanes just leased; give back those whose webhook was disabled or deleted meanwhile.
 
-        If the store fails in between, they wait here: they are ours, and nobody else can serve them.
+        If the store fails in between, they wait here: they are ours, and nobody else can serve them. So do those it
+        would not take back: poked meanwhile, their webhooks may be enabled again. A lane whose webhook is damaged is
+        left to lapse: given back it would be due again at once, and in the way of all others.
         """
         if not self._unserved:
             return
         webhooks = await self._store.webhooks_to_serve([lane.webhook_id for lane, _ in self._unserved])
-        not_served = [lane for lane, _ in self._unserved if lane.webhook_id not in webhooks]
-        if not_served:
-            await self._store.release_lanes([Release(lane.webhook_id, lane.token, lane.pokes) for lane in not_served])
+        gone = [lane for lane, _ in self._unserved if lane.webhook_id not in webhooks]
+        released: set[str] = set()
+        if gone:
+            released = await self._store.release_lanes(
+                [Release(each.webhook_id, each.token, each.pokes) for each in gone]
+            )
         leased, self._unserved = self._unserved, []
         for lease, asked in leased:
+            if lease.webhook_id not in webhooks:
+                if lease.webhook_id not in released and self._clock.boot() < self._usable_until(asked):
+                    self._unserved.append((lease, asked))
+                continue
             if former := self._lanes.get(lease.webhook_id):
                 former.lose()  # our own lease had lapsed: what was sent under it is not ours to record
             if webhook := webhooks.get(lease.webhook_id):
@@ -185,7 +194,8 @@ class Engine:
         elapsed = boot - self._renewed
         clock_stepped_by = abs((now - self._wall_at_renewal).total_seconds() - elapsed)
         return bool(self._lanes) and (
-            elapsed > self._lease.total_seconds() * USABLE_PART or clock_stepped_by > LARGEST_CLOCK_STEP_SECONDS
+            elapsed > self._lease.total_seconds() * USABLE_PART
+            or clock_stepped_by > self._lease.total_seconds() * LARGEST_CLOCK_STEP
         )
 
     async def _renew_leases(self) -> None:
@@ -217,9 +227,9 @@ class Engine:
         ]
         webhooks = await self._store.webhooks_to_serve(edited) if edited else {}
         for lane, edits_seen in edits.items():
-            if lane.webhook_id in webhooks:
-                lane.reconfigure(webhooks[lane.webhook_id])
-            if lane.webhook_id not in marks or (lane.webhook_id in edited and lane.webhook_id not in webhooks):
+            if webhook := webhooks.get(lane.webhook_id):
+                lane.reconfigure(webhook)
+            if lane.webhook_id not in marks or (lane.webhook_id in edited and webhook is None):
                 lane.leave()
             else:
                 lane.stay()

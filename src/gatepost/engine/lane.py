@@ -110,9 +110,9 @@ class Lane:
         if self.phase is not Phase.ACTIVE:
             return False
         self.pokes = None
-        self._expected_pokes += 1
-        if delivery.id in self.known:
+        if delivery.id in self.known:  # by a read, which saw the poke as well
             return True
+        self._expected_pokes += 1
         if len(self.known) >= 2 * self.window or self.look_again or self.reading:
             self.look_again = True
             return True

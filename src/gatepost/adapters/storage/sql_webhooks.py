@@ -109,7 +109,7 @@ class SqlWebhooks:
     async def lane_marks(self, webhook_ids: Sequence[str]) -> Mapping[str, LaneMark]:
         return await self._database.read_lanes(_lane_marks(webhook_ids))
 
-    async def webhooks_to_serve(self, webhook_ids: Sequence[str]) -> Mapping[str, Webhook]:
+    async def webhooks_to_serve(self, webhook_ids: Sequence[str]) -> Mapping[str, Webhook | None]:
         return await self._database.read_lanes(_webhooks_to_serve(self._box, webhook_ids))
 
 
@@ -139,14 +139,15 @@ def _lane_marks(webhook_ids: Sequence[str]) -> Script[Mapping[str, LaneMark]]:
     return {webhook_id: LaneMark(config_version, pokes) for webhook_id, config_version, pokes in rows}
 
 
-def _webhooks_to_serve(box: SecretBox, webhook_ids: Sequence[str]) -> Script[Mapping[str, Webhook]]:
+def _webhooks_to_serve(box: SecretBox, webhook_ids: Sequence[str]) -> Script[Mapping[str, Webhook | None]]:
     rows = yield fetch(SERVED, (listed(webhook_ids),))
-    served: dict[str, Webhook] = {}
+    served: dict[str, Webhook | None] = {}
     for row in rows:
         # One row that was damaged at rest stops its own lane, not the two hundred it is read with.
         try:
             served[row[0]] = _webhook_from(box, row)
         except Exception as error:  # noqa: BLE001  # whatever is wrong with it
+            served[row[0]] = None
             log.error("webhook.damaged", webhook_id=row[0], group_id=row[1], reason=type(error).__name__)  # noqa: TRY400  # no bug: no trace
     return served
 

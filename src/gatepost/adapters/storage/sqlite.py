@@ -5,6 +5,7 @@ import os
 import socket
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -106,7 +107,7 @@ class SqliteStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes, S
 
     async def _end_leases_of_the_dead(self, now: datetime) -> None:
         self._owners_checked_at = now
-        owners = await self._database.read(_owners())
+        owners = await self._database.read_lanes(_owners())
         dead = [owner for owner in owners if self._owners.is_dead(owner)]
         if dead:
             await self._database.write(_end_leases(dead))
@@ -169,7 +170,8 @@ class OwnerLocks:
     def unlock(self, owner: str) -> None:
         descriptor = self._held.pop(owner, None)
         if descriptor is not None:
-            self._file(owner).unlink(missing_ok=True)
+            with suppress(OSError):  # what is left of it is nobody's
+                self._file(owner).unlink()
             os.close(descriptor)
 
     def is_dead(self, owner: str) -> bool:
@@ -193,7 +195,8 @@ class OwnerLocks:
     def forget(self, owners: Sequence[str]) -> None:
         """Remove what the dead have left."""
         for owner in owners:
-            self._file(owner).unlink(missing_ok=True)
+            with suppress(OSError):
+                self._file(owner).unlink()
 
     def close(self) -> None:
         """Let go of every lock without leaving, as the end of the process would."""
