@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.integration.apis import Api, opened_api
+from tests.integration.rigs import Rig, engine_rig
 from tests.integration.senders import CLOCK, LOOPBACK, Make, Sending
 from tests.receivers import Receiver
 
@@ -45,3 +46,9 @@ def send(make: Make) -> Sending:
 async def receiver() -> AsyncIterator[Receiver]:
     async with Receiver() as receiver:
         yield receiver
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with engine_rig(tmp_path) as rig:
+        yield rig

@@ -1,0 +1,197 @@
+"""An engine over a real SQLite store, on a clock that moves when told and a sender that answers as scripted."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.builders import make_delivery, make_group, make_task_change, make_webhook
+from tests.fakes import FakeClock, NumberedChance, ScriptedSender
+
+from gatepost.adapters.secretbox import SecretBox
+from gatepost.adapters.storage.sqlite import SqliteStore
+from gatepost.domain.deliveries import Delivery, Refused, Response, Status
+from gatepost.domain.errors import StoreUnavailable
+from gatepost.domain.webhooks import Webhook, with_changes
+from gatepost.engine.engine import Engine
+from gatepost.ports import Saved
+
+LEASE = timedelta(seconds=30)
+FAILED = Refused(Response(500, (), b"broken"))
+
+
+class Rig:
+    """A store, a sender and an engine that can be started more than once."""
+
+    def __init__(self, store: SqliteStore, clock: FakeClock) -> None:
+        self.store = store
+        self.clock = clock
+        self.sender = ScriptedSender(clock)
+        self.chance = NumberedChance()
+        self.group = make_group()
+        self.engine: Engine | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    async def start(self, store: Any = None, owner: str = "eng_1") -> Engine:
+        self.engine = Engine(
+            store or self.store,
+            self.sender,
+            self.clock,
+            self.chance,
+            owner=owner,
+            user_agent="Gatepost/test",
+            lease=LEASE,
+            max_in_flight=8192,
+        )
+        self.store.on_queued = self.engine.hand_over
+        self._running = asyncio.create_task(self.engine.run())
+        return self.engine
+
+    async def stop(self) -> None:
+        if self.engine and self._running:
+            self.engine.stop()
+            await self.until(lambda: self._running is None or self._running.done())
+            await self._running
+        self._running = None
+
+    async def abandon(self) -> None:
+        """Stop, whatever the test left unanswered."""
+        if self.engine:
+            self.engine.stop()
+            await asyncio.sleep(0.01)
+            self.sender.settle_all()
+            await self.stop()
+
+    async def webhook(self, **changes: Any) -> Webhook:
+        webhook = make_webhook(group_id=self.group.id, **changes)
+        assert await self.store.add_webhook(self.group.id, webhook, quota=1000) is Saved.DONE
+        return webhook
+
+    async def emit(self, *webhooks: Webhook) -> list[Delivery]:
+        change = make_task_change(group_id=self.group.id, at=self.clock.now())
+        deliveries = [make_delivery(change.event, webhook) for webhook in webhooks]
+        version = (await self.store.subscriptions(self.group.id)).version
+        saved = await self.store.save_change(self.group.id, change, deliveries, webhooks_version=version)
+        assert saved is Saved.DONE
+        return deliveries
+
+    async def until(self, condition: Callable[[], Any], *, step: float = 0.004) -> None:
+        """Let the loop and the store's threads work, and time pass in small steps, until the condition holds."""
+        for _ in range(3000):
+            if condition():
+                return
+            self.clock.advance(step)
+            await asyncio.sleep(0.001)
+        raise AssertionError("it never came about")
+
+    async def quiet(self, seconds: float) -> None:
+        """Let time pass in which nothing is expected."""
+        for _ in range(20):
+            self.clock.advance(seconds / 20)
+            await asyncio.sleep(0.002)
+
+    async def status(self, delivery: Delivery) -> Status:
+        return (await self.detail(delivery)).delivery.progress.status
+
+    async def detail(self, delivery: Delivery) -> Any:
+        return await self.store.delivery(self.group.id, delivery.webhook_id, delivery.id)
+
+    async def until_status(self, delivery: Delivery, status: Status, *, step: float = 0.004) -> None:
+        for _ in range(2000):
+            if await self.status(delivery) is status:
+                return
+            self.clock.advance(step)
+            await asyncio.sleep(0.001)
+        raise AssertionError(f"it is still {await self.status(delivery)}")
+
+
+class FailingRecords:
+    """The store, with one method that fails while it is told to."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self._store = store
+        self.failing = False
+        self.refused = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def record_attempts(self, batch: Sequence[Any], *, now: Any) -> set[str]:
+        if self.failing:
+            self.refused += 1
+            raise StoreUnavailable("the disk is full")
+        return await self._store.record_attempts(batch, now=now)
+
+
+class Damaged:
+    """The store, some of whose webhooks cannot be read."""
+
+    def __init__(self, store: SqliteStore, damaged: set[str]) -> None:
+        self._store = store
+        self._damaged = damaged
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def webhooks_to_serve(self, webhook_ids: Sequence[str]) -> dict[str, Webhook | None]:
+        served = await self._store.webhooks_to_serve(webhook_ids)
+        return {each: None if each in self._damaged else webhook for each, webhook in served.items()}
+
+
+class Blinking:
+    """The store, in which a webhook is disabled just when its lane was leased, and enabled again just after."""
+
+    def __init__(self, rig: Rig, webhook: Webhook) -> None:
+        self._rig = rig
+        self._webhook = webhook
+        self.blinked = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rig.store, name)
+
+    async def webhooks_to_serve(self, webhook_ids: Sequence[str]) -> Any:
+        if self.blinked:
+            return await self._rig.store.webhooks_to_serve(webhook_ids)
+        self.blinked = True
+        await self._edit(enabled=False)
+        served = await self._rig.store.webhooks_to_serve(webhook_ids)
+        await self._edit(enabled=True)
+        return served
+
+    async def _edit(self, *, enabled: bool) -> None:
+        self._webhook = with_changes(self._webhook, now=self._rig.clock.now(), enabled=enabled)
+        assert await self._rig.store.save_webhook(self._rig.group.id, self._webhook) is Saved.DONE
+
+
+class FailingOnce:
+    """The store, one method of which fails the first time."""
+
+    def __init__(self, store: SqliteStore, method: str) -> None:
+        self._store = store
+        self._method = method
+        self.failed = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name == self._method and not self.failed:
+            self.failed = True
+            return _unavailable
+        return getattr(self._store, name)
+
+
+async def _unavailable(*_: Any, **__: Any) -> None:
+    raise StoreUnavailable("the disk is full")
+
+
+@asynccontextmanager
+async def engine_rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    def die(bug: BaseException) -> None:
+        raise bug
+
+    store = await SqliteStore.open(tmp_path / "engine.db", box=SecretBox(bytes(32)), on_death=die)
+    rig = Rig(store, FakeClock())
+    await store.add_group(rig.group)
+    yield rig
+    await rig.abandon()
+    await store.close()
