@@ -98,6 +98,7 @@ def serve(
     """Run the API and the delivery engine, until SIGTERM or Ctrl-C."""
     if engine not in ("on", "off"):
         raise typer.BadParameter("give on or off", param_hint="--engine")
+    serving.raise_descriptor_limit()
     settings = _settings(host=host, port=port, store=store)
     _run(serving.serve(settings, with_engine=engine == "on"))
 

@@ -176,7 +176,7 @@ class Settings(BaseSettings):
     max_in_flight: Annotated[int, AfterValidator(_most_in_flight)] = _setting(
         8192,
         "How many requests may be under way at once, all webhooks together. Each needs a descriptor, so"
-        f" it is cut to the process's limit (`ulimit -n`) less {SPARE_DESCRIPTORS}.",
+        f" it is cut to the process's hard limit (`ulimit -Hn`) less {SPARE_DESCRIPTORS}.",
         unit="requests",
         fix="give a whole number from 1 to 1000000",
         ge=1,

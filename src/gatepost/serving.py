@@ -1,6 +1,7 @@
 """Serving over HTTP: the sockets, the signals, and an end without loose ends."""
 
 import asyncio
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +19,12 @@ log = structlog.get_logger()
 
 class CannotListen(Exception):
     """An address that cannot be listened at; the text says why, and what to do."""
+
+
+def raise_descriptor_limit() -> None:
+    """Take as many descriptors as we may: each request under way needs one, and the usual soft limit is 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import resource
 import socket
 import stat
 import subprocess
@@ -81,6 +82,12 @@ def test_what_an_operator_opened_or_misspelt_is_logged(tmp_path: Path) -> None:
         assert process.stop() == 0
     assert (ignored["variable"], ignored["meant"]) == ("GATEPOST_LEASE_SECOND", "GATEPOST_LEASE_SECONDS")
     assert allowed["networks"] == ["10.0.0.0/8"]
+
+
+def test_the_server_takes_as_many_descriptors_as_it_may(serving: Server) -> None:
+    soft, hard = resource.prlimit(serving.process.process.pid, resource.RLIMIT_NOFILE)
+
+    assert soft == hard
 
 
 def test_what_cannot_be_served_is_told_in_a_sentence(tmp_path: Path) -> None:
