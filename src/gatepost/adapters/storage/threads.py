@@ -5,7 +5,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -121,11 +121,10 @@ class Threads:
     # --- reading ---------------------------------------------------------------------------------------------
 
     def _keep_reading(self, path: Path, jobs: "SimpleQueue[Job[Any] | None]") -> None:
-        connection = connect(path)
-        connection.execute("PRAGMA query_only = ON")
-        while (job := jobs.get()) is not None:
-            self._tell([self._read_one(connection, job)])
-        connection.close()
+        with closing(connect(path)) as connection:
+            connection.execute("PRAGMA query_only = ON")
+            while (job := jobs.get()) is not None:
+                self._tell([self._read_one(connection, job)])
 
     def _read_one(self, connection: sqlite3.Connection, job: Job[T]) -> Told:
         try:
@@ -142,10 +141,9 @@ class Threads:
     # --- writing ---------------------------------------------------------------------------------------------
 
     def _keep_writing(self, path: Path) -> None:
-        connection = connect(path)
-        while (first := self._writes.get()) is not None:
-            self._tell(self._write_batch(connection, first))
-        connection.close()
+        with closing(connect(path)) as connection:
+            while (first := self._writes.get()) is not None:
+                self._tell(self._write_batch(connection, first))
 
     def _write_batch(self, connection: sqlite3.Connection, first: Job[Any]) -> list[Told]:
         """Put waiting writes into one transaction, each in a savepoint of its own, and commit them all."""
@@ -165,14 +163,13 @@ class Threads:
         return told
 
     def _keep_checkpointing(self, path: Path) -> None:
-        connection = connect(path)
         copied = 0
-        while not self._stopping.wait(CHECKPOINT_EVERY_SECONDS):
-            if self._commits - copied >= CHECKPOINT_WORTH_COMMITS:
-                copied = self._commits
-                with suppress(sqlite3.OperationalError):  # a full disk, say: the log grows until there is space again
-                    connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        connection.close()
+        with closing(connect(path)) as connection:
+            while not self._stopping.wait(CHECKPOINT_EVERY_SECONDS):
+                if self._commits - copied >= CHECKPOINT_WORTH_COMMITS:
+                    copied = self._commits
+                    with suppress(sqlite3.OperationalError):  # a full disk, say: the log grows until there is space
+                        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _next_write(self) -> Job[Any] | None:
         try:
@@ -241,12 +238,20 @@ def connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, cached_statements=256, check_same_thread=False
     )
+    try:
+        _configure(connection)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _configure(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")  # an acknowledged commit survives a power cut
     connection.execute("PRAGMA cache_size = -32768")  # KiB
     connection.execute("PRAGMA mmap_size = 268435456")
     connection.execute(f"PRAGMA wal_autocheckpoint = {LONGEST_LOG_PAGES}")
     connection.execute("PRAGMA temp_store = MEMORY")
-    return connection
 
 
 def write_one(connection: sqlite3.Connection, job: Job[Any]) -> Told:
