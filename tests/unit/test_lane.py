@@ -323,3 +323,21 @@ def test_a_poke_that_a_read_has_seen_is_not_expected_once_more_by_its_offer() ->
     lane.compare_pokes(6)  # so this poke is somebody else's
 
     assert lane.look_again
+
+
+def test_an_attempt_written_ahead_and_then_dropped_unsent_is_made_even_by_a_leaving_lane() -> None:
+    lane = make_lane(unclean=3)
+    presumed, other = make_queued(), make_queued()
+    read(lane, presumed, other)
+    lane.presume(lane.start(0.0))
+    lane.put_back(presumed)  # its lease had no time left
+
+    lane.leave()
+
+    assert list(lane.buffer) == [presumed]
+    assert lane.may_start(0.0)
+    assert lane.start(0.0) is presumed
+    lane.put_back(presumed)
+    assert lane.may_start(0.0)
+    lane.lose()
+    assert not lane.buffer

@@ -165,7 +165,8 @@ class Lane:
         return (
             bool(self.buffer)
             and self.in_flight < self.window
-            and self.phase is Phase.ACTIVE
+            # What is written as attempted is owed its attempt, even by a lane that is on its way out.
+            and (self.phase is Phase.ACTIVE or (self.phase is Phase.LEAVING and self.is_presumed(self.buffer[0])))
             and boot < self.usable_until
             and boot - self.confirmed <= CONFIRMED_FOR_SECONDS
             and self._confirmed_edits == self.edits
@@ -197,7 +198,7 @@ class Lane:
     def put_back(self, delivery: QueuedDelivery) -> None:
         """Take back a delivery that was started and never sent."""
         self.in_flight -= 1
-        if self.phase is Phase.ACTIVE:
+        if self.phase is Phase.ACTIVE or (self.phase is Phase.LEAVING and self.is_presumed(delivery)):
             self.buffer.appendleft(delivery)
         else:
             self.forget([delivery.id])
@@ -274,8 +275,9 @@ class Lane:
         self.pokes = None
 
     def _drop_buffer(self) -> None:
-        self.forget([delivery.id for delivery in self.buffer])
-        self.buffer.clear()
+        kept = [each for each in self.buffer if self.phase is not Phase.LOST and self.is_presumed(each)]
+        self.forget([each.id for each in self.buffer if each not in kept])
+        self.buffer = deque(kept)
 
     # --- time ------------------------------------------------------------------------------------------------
 
