@@ -328,7 +328,7 @@ class LaneStore(Protocol):
     async def read_lanes(self, limits: Mapping[str, int], *, now: datetime) -> Mapping[str, LaneRead]:
         """Read up to so many due, unfinished deliveries of each lane, the longest due first."""
 
-    async def record_attempts(self, batch: Sequence[LaneOutcomes], *, now: datetime) -> set[str]:
+    async def record_attempts(self, batch: Sequence[LaneOutcomes]) -> set[str]:
         """Write attempts and progress of every lane whose token still stands; return the lanes lost.
 
         At most one attempt is ever kept for (delivery, number), and progress moves only from the attempt before

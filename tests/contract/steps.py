@@ -136,8 +136,7 @@ async def record(
 
 
 async def record_settled(store: Store, lane: LeasedLane, *settled: Settled, **changes: Any) -> set[str]:
-    now = max((each.attempt.started_at for each in settled), default=NOW)
-    return await store.record_attempts([make_outcomes(lane, settled, **changes)], now=now)
+    return await store.record_attempts([make_outcomes(lane, settled, **changes)])
 
 
 async def detail(store: Store, delivery: Delivery | QueuedDelivery) -> DeliveryDetail:

@@ -71,8 +71,7 @@ async def test_each_outcome_goes_to_its_own_delivery(store: Store) -> None:
         [
             make_outcomes(lane, [each for each in settled.values() if each.delivery.webhook_id == lane.webhook_id])
             for lane in lanes.values()
-        ],
-        now=NOW,
+        ]
     )
 
     assert lost == set()
@@ -113,7 +112,7 @@ async def test_a_batch_of_any_size_is_written_whole(store: Store) -> None:
 
 
 async def test_an_empty_batch_records_nothing_and_loses_nothing(store: Store) -> None:
-    assert await store.record_attempts([], now=NOW) == set()
+    assert await store.record_attempts([]) == set()
 
 
 async def test_recording_makes_no_lane_due_later_or_sooner(store: Store) -> None:
@@ -169,7 +168,7 @@ async def test_the_neighbours_of_a_stale_token_are_written(store: Store, other_s
     for n, (webhook, _, _, queued) in enumerate(kept):
         batch.insert(2 * n, make_outcomes(lanes[webhook.id], [make_settled(queued)]))
 
-    lost = await store.record_attempts(batch, now=NOW)
+    lost = await store.record_attempts(batch)
 
     assert lost == {lost_one.id}
     for _, _, delivery, _ in kept:
@@ -179,7 +178,7 @@ async def test_the_neighbours_of_a_stale_token_are_written(store: Store, other_s
 async def test_a_lane_that_is_not_there_is_lost(store: Store) -> None:
     lane = LeasedLane(webhook_id=new_id("wh"), token=1, pokes=0, unclean=0, window=1)
 
-    lost = await store.record_attempts([make_outcomes(lane, [make_settled()])], now=NOW)
+    lost = await store.record_attempts([make_outcomes(lane, [make_settled()])])
 
     assert lost == {lane.webhook_id}
 

@@ -43,7 +43,7 @@ async def test_a_hostile_answer_is_written_or_stands_as_an_internal_error_and_ha
     }
 
     lost = await store.record_attempts(
-        [make_outcomes(lane, list(settled.values())), make_outcomes(other_lane, [make_settled(other_queued)])], now=NOW
+        [make_outcomes(lane, list(settled.values())), make_outcomes(other_lane, [make_settled(other_queued)])]
     )
 
     assert lost == set()

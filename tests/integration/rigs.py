@@ -118,11 +118,11 @@ class FailingRecords:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def record_attempts(self, batch: Sequence[Any], *, now: Any) -> set[str]:
+    async def record_attempts(self, batch: Sequence[Any]) -> set[str]:
         if self.failing:
             self.refused += 1
             raise StoreUnavailable("the disk is full")
-        return await self._store.record_attempts(batch, now=now)
+        return await self._store.record_attempts(batch)
 
 
 class Damaged:

@@ -31,7 +31,7 @@ async def record(api: Api, webhook_id: str, *outcomes: Outcome) -> None:
         [lane] = [lane for lane in leased.lanes if lane.webhook_id == webhook_id]
         read = (await api.store.read_lanes({webhook_id: 9}, now=now))[webhook_id]
         settled = make_settled(read.deliveries[0], outcome, at=now)
-        assert await api.store.record_attempts([make_outcomes(lane, [settled])], now=now) == set()
+        assert await api.store.record_attempts([make_outcomes(lane, [settled])]) == set()
 
 
 async def test_a_queued_delivery_shows_what_will_be_sent(api: Api) -> None:

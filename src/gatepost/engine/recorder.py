@@ -69,7 +69,7 @@ class Recorder:
                 LaneOutcomes(lane.webhook_id, lane.token, lane.window, settled) for lane, settled in lanes.items()
             ]
             try:
-                lost = await self._store.record_attempts(outcomes, now=self._clock.now()) if outcomes else set()
+                lost = await self._store.record_attempts(outcomes) if outcomes else set()
             except StoreUnavailable as error:
                 self.failing = True
                 log.warning("outcomes.delayed", count=len(batch), reason=error.detail)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from gatepost.adapters.storage.rows import ATTEMPT_COLUMNS, Row, attempt_row, progress_row
 from gatepost.adapters.storage.scripts import IN_LIST, Database, Script, Unstorable, execute_many, fetch, listed
@@ -57,7 +57,7 @@ class SqlAttempts:
 
     _database: Database
 
-    async def record_attempts(self, batch: Sequence[LaneOutcomes], *, now: datetime) -> set[str]:  # noqa: ARG002  # every moment written is in the batch
+    async def record_attempts(self, batch: Sequence[LaneOutcomes]) -> set[str]:
         try:
             return await self._database.write(_record(batch))
         except (Unstorable, UnicodeEncodeError):
