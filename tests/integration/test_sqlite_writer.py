@@ -383,6 +383,21 @@ async def test_another_secret_key_is_refused_at_once(tmp_path: Path) -> None:
     await (await opened(tmp_path / "gatepost.db")).close()
 
 
+@pytest.mark.parametrize("column", ["schedule", "health", "url"])
+async def test_a_webhook_whose_row_makes_no_sense_is_damaged_too(tmp_path: Path, column: str) -> None:
+    store = await opened(tmp_path / "gatepost.db")
+    damaged = make_webhook()
+    await store.add_group(make_group(id=GROUP_ID))
+    await store.add_webhook(GROUP_ID, damaged, quota=2)
+    with closing(sqlite3.connect(tmp_path / "gatepost.db")) as connection, connection:
+        connection.execute(f"UPDATE webhooks SET {column} = 'what is this' WHERE id = ?", (damaged.id,))
+
+    served = await store.webhooks_to_serve([damaged.id])
+
+    assert served == {damaged.id: None}
+    await store.close()
+
+
 async def test_a_webhook_damaged_at_rest_is_told_and_its_neighbours_are_served(tmp_path: Path) -> None:
     store = await opened(tmp_path / "gatepost.db")
     damaged, healthy = make_webhook(), make_webhook()

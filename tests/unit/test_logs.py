@@ -145,3 +145,13 @@ def test_people_get_lines_they_can_read() -> None:
     assert "server.started" in stream.getvalue()
     assert "url='http://127.0.0.1:8000'" in stream.getvalue()
     assert not stream.getvalue().startswith("{")
+
+
+def test_a_log_that_cannot_be_written_does_not_end_what_it_is_about() -> None:
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    logs.configure(level="info", format="json", stream=Full())
+
+    structlog.get_logger().info("delivery.attempted", delivery_id="dlv_1")
