@@ -4,16 +4,14 @@ import base64
 import hashlib
 import hmac
 import json
-import os
-import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+from tests.tools import missing, need
 
 HERE = Path(__file__).parent
 
@@ -66,8 +64,7 @@ class NodeLibrary:
     signature_header = "webhook-signature"
 
     def __init__(self) -> None:
-        if not shutil.which("node"):
-            missing("there is no node on this machine")
+        need("node")
         if not (HERE / "node_modules" / "standardwebhooks").is_dir():
             missing("standardwebhooks for Node is not installed: make setup")
 
@@ -108,8 +105,7 @@ class OpenSsl:
     signature_header = "x-signature"
 
     def __init__(self) -> None:
-        if not shutil.which("openssl"):
-            missing("there is no openssl on this machine")
+        need("openssl")
 
     def accepts(self, signed: Signed) -> bool:
         content = signed.headers["x-timestamp"].encode() + b"." + signed.body
@@ -121,13 +117,6 @@ class OpenSsl:
     def sign(self, secret: str, timestamp: int, body: bytes) -> str:
         """Sign with the standard library: nobody publishes this scheme as a package."""
         return "sha256=" + hmac.new(secret.encode(), b"%d." % timestamp + body, hashlib.sha256).hexdigest()
-
-
-def missing(what: str) -> None:
-    """Skip, unless this run is to leave nothing out."""
-    if os.environ.get("GATEPOST_REQUIRE_SERVERS") == "1":
-        pytest.fail(what)
-    pytest.skip(what)
 
 
 VERIFIERS = (PythonLibrary, NodeLibrary, OpenSsl)
