@@ -50,7 +50,7 @@ audit: $(VENV)/.dev ## look for known vulnerabilities in what is pinned
 COMPILE = env -u UV_FIND_LINKS $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 \
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links --annotation-style line
 lock: $(VENV)/.uv ## renew requirements/*.txt and the npm lock from what they are made of
-	$(COMPILE) pyproject.toml --group dev --output-file requirements/dev.txt
+	$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements/dev.txt
 	$(COMPILE) pyproject.toml --constraint requirements/dev.txt --output-file requirements/run.txt
 	$(COMPILE) --group build --constraint requirements/dev.txt --output-file requirements/build.txt
 	$(COMPILE) --group installer --constraint requirements/dev.txt --output-file requirements/installer.txt

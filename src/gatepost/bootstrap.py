@@ -157,6 +157,9 @@ class _NoEngine:
     def webhook_changed(self, webhook_id: str) -> None:
         pass
 
+    def poked(self, webhook_ids: Sequence[str]) -> None:
+        pass
+
 
 def _secret_key(settings: Settings) -> bytes:
     if settings.secret_key_bytes is not None:

@@ -302,11 +302,22 @@ class LaneOutcomes:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """A lane to give back, if its token and its poke counter are still those."""
+    """A lane to give back, if its token and its poke counter are still those.
+
+    Shape: without `pokes` it is handed back as it is, due at once, for another owner to take.
+    """
 
     webhook_id: str
     token: int
-    pokes: int
+    pokes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """The lanes that turned out lost, and how many of the others are more than the owner's share."""
+
+    lost: set[str]
+    surplus: int
 
 
 class LaneStore(Protocol):
@@ -322,7 +333,9 @@ class LaneStore(Protocol):
         """Lease lanes that are due, not held, and not leased; each gets a new token. Longest due first.
 
         A lease that ended before `now` is none, nor is one further ahead than twice its length (a clock stepped
-        back). Taking over a lane that its owner did not release adds 1 to `unclean`.
+        back). Taking over a lane that its owner did not release adds 1 to `unclean`. While other owners are alive
+        (joined, and seen within a lease) an owner gets no more than its share: the lanes that are due or leased, held
+        ones apart, divided by the owners, rounded up, and one more.
         """
 
     async def read_lanes(self, limits: Mapping[str, int], *, now: datetime) -> Mapping[str, LaneRead]:
@@ -336,13 +349,14 @@ class LaneStore(Protocol):
         store cannot hold is written without its response, as `internal_error`; its neighbours are not touched.
         """
 
-    async def renew_lanes(self, owner: str, tokens: Mapping[str, int], *, now: datetime, lease: timedelta) -> set[str]:
-        """Extend the leases that still have these tokens; return the lanes lost. Shows the owner to be alive."""
+    async def renew_lanes(self, owner: str, tokens: Mapping[str, int], *, now: datetime, lease: timedelta) -> Renewal:
+        """Extend the leases that still have these tokens. Shows the owner to be alive."""
 
     async def release_lanes(self, releases: Sequence[Release]) -> set[str]:
         """Give lanes back by compare-and-set on token and poke counter; return those given back.
 
-        Their due time becomes the earliest next attempt of what is unfinished, never if there is nothing.
+        Their due time becomes the earliest next attempt of what is unfinished, never if there is nothing. Of lanes
+        handed back, which compare the token only, it stays what it was when they were leased, or poked since.
         """
 
     async def lane_marks(self, webhook_ids: Sequence[str]) -> Mapping[str, LaneMark]:
@@ -358,6 +372,13 @@ class LaneStore(Protocol):
         """
 
 
+class TimeSource(Protocol):
+    """A clock that all processes of one store have in common."""
+
+    async def server_time(self) -> datetime | None:
+        """Return the clock of the store's server; None when the store has none but this machine's."""
+
+
 class EngineHints(Protocol):
     """What the rest of the process may tell the engine, to save it a look. Correctness never rests on it."""
 
@@ -366,3 +387,6 @@ class EngineHints(Protocol):
 
     def webhook_changed(self, webhook_id: str) -> None:
         """Read a webhook's configuration again before anything more is sent to it."""
+
+    def poked(self, webhook_ids: Sequence[str]) -> None:
+        """Look at the deliveries of these webhooks; without any, at all. Other processes have committed some."""

@@ -30,7 +30,7 @@ async def test_an_owner_that_joined_leases_and_renews(store: Store) -> None:
     await store.join(ADA, now=NOW)
     webhook, lane, *_ = await leased_with_one(store)
 
-    assert await store.renew_lanes(ADA, {webhook.id: lane.token}, now=NOW, lease=LEASE) == set()
+    assert (await store.renew_lanes(ADA, {webhook.id: lane.token}, now=NOW, lease=LEASE)).lost == set()
 
 
 async def test_whoever_joins_ends_no_lease_of_the_living(store: Store, other_store: Store) -> None:
@@ -40,7 +40,7 @@ async def test_whoever_joins_ends_no_lease_of_the_living(store: Store, other_sto
     await other_store.join(EVE, now=NOW + SECOND)
 
     assert await lease(other_store, EVE, now=NOW + SECOND) == {}
-    assert await store.renew_lanes(ADA, {webhook.id: lane.token}, now=NOW + SECOND, lease=LEASE) == set()
+    assert (await store.renew_lanes(ADA, {webhook.id: lane.token}, now=NOW + SECOND, lease=LEASE)).lost == set()
     assert await record(store, lane, queued, refused()) == set()
 
 

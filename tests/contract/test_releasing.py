@@ -38,7 +38,7 @@ FAR_AWAY = NOW + 100_000 * HOUR
 async def test_renewing_extends_a_lease(store: Store, other_store: Store) -> None:
     webhook, lane, *_ = await leased_with_one(store)
 
-    lost = await store.renew_lanes(ADA, {webhook.id: lane.token}, now=NOW + 20 * SECOND, lease=LEASE)
+    lost = (await store.renew_lanes(ADA, {webhook.id: lane.token}, now=NOW + 20 * SECOND, lease=LEASE)).lost
 
     assert lost == set()
     assert await lease(other_store, EVE, now=NOW + 50 * SECOND - MS) == {}
@@ -73,7 +73,7 @@ async def test_a_lane_that_somebody_took_over_is_lost_and_stays_with_them(store:
     await store.renew_lanes(ADA, {kept.id: kept_lane.token}, now=NOW + 20 * SECOND, lease=LEASE)
     theirs = await lease_one(other_store, webhook, EVE, now=NOW + 40 * SECOND)
 
-    lost = await store.renew_lanes(ADA, tokens, now=NOW + 45 * SECOND, lease=LEASE)
+    lost = (await store.renew_lanes(ADA, tokens, now=NOW + 45 * SECOND, lease=LEASE)).lost
 
     assert lost == {webhook.id}
     assert (await read(store, webhook)).token == theirs.token
@@ -84,7 +84,7 @@ async def test_an_earlier_lease_of_the_same_owner_is_lost_too(store: Store) -> N
     webhook, lane, *_ = await leased_with_one(store)
     again = await lease_one(store, webhook, ADA, now=NOW + HOUR)
 
-    lost = await store.renew_lanes(ADA, {webhook.id: lane.token}, now=NOW + HOUR, lease=LEASE)
+    lost = (await store.renew_lanes(ADA, {webhook.id: lane.token}, now=NOW + HOUR, lease=LEASE)).lost
 
     assert again.token > lane.token
     assert lost == {webhook.id}
@@ -93,7 +93,7 @@ async def test_an_earlier_lease_of_the_same_owner_is_lost_too(store: Store) -> N
 async def test_a_lease_that_lapsed_but_that_nobody_took_is_extended(store: Store, other_store: Store) -> None:
     webhook, lane, *_ = await leased_with_one(store)
 
-    lost = await store.renew_lanes(ADA, {webhook.id: lane.token}, now=NOW + HOUR, lease=LEASE)
+    lost = (await store.renew_lanes(ADA, {webhook.id: lane.token}, now=NOW + HOUR, lease=LEASE)).lost
 
     assert lost == set()
     assert await lease(other_store, EVE, now=NOW + HOUR) == {}
@@ -103,7 +103,7 @@ async def test_a_lane_that_was_given_back_is_lost_and_not_leased_again(store: St
     webhook, lane, *_ = await leased_with_one(store)
     await give_back(store, webhook, lane)
 
-    lost = await store.renew_lanes(ADA, {webhook.id: lane.token}, now=NOW, lease=LEASE)
+    lost = (await store.renew_lanes(ADA, {webhook.id: lane.token}, now=NOW, lease=LEASE)).lost
 
     assert lost == {webhook.id}
     assert set(await lease(other_store, EVE)) == {webhook.id}
@@ -112,8 +112,8 @@ async def test_a_lane_that_was_given_back_is_lost_and_not_leased_again(store: St
 async def test_a_lane_that_is_not_there_is_lost(store: Store) -> None:
     unknown = new_id("wh")
 
-    assert await store.renew_lanes(ADA, {unknown: 1}, now=NOW, lease=LEASE) == {unknown}
-    assert await store.renew_lanes(ADA, {}, now=NOW, lease=LEASE) == set()
+    assert (await store.renew_lanes(ADA, {unknown: 1}, now=NOW, lease=LEASE)).lost == {unknown}
+    assert (await store.renew_lanes(ADA, {}, now=NOW, lease=LEASE)).lost == set()
 
 
 # --- releasing -----------------------------------------------------------------------------------------------

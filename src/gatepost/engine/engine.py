@@ -135,6 +135,17 @@ class Engine:
             self._confirm_wanted.set()
         self._lease_wanted.set()
 
+    def poked(self, webhook_ids: Sequence[str]) -> None:
+        """Look at the deliveries of these webhooks; without any, at all. Other processes have committed some."""
+        if not webhook_ids:
+            self._confirm_wanted.set()  # which compares the poke counters of all our lanes
+        for webhook_id in webhook_ids:
+            if lane := self._lanes.get(webhook_id):
+                lane.look_again = True
+                self._dispatcher.touch(lane)
+        if not self._lanes.keys() >= set(webhook_ids) or not webhook_ids:
+            self._lease_wanted.set()
+
     # --- lease -----------------------------------------------------------------------------------------------
 
     async def _lease_due_lanes(self) -> timedelta | None:
@@ -201,13 +212,13 @@ class Engine:
     async def _renew_leases(self) -> None:
         asked, wall = self._clock.boot(), self._clock.now()
         tokens = {lane.webhook_id: lane.token for lane in self._lanes.values()}
-        lost = await self._store.renew_lanes(self._owner, tokens, now=wall, lease=self._lease)
+        renewal = await self._store.renew_lanes(self._owner, tokens, now=wall, lease=self._lease)
         self._renewed, self._wall_at_renewal = asked, wall
         for webhook_id, token in tokens.items():
             lane = self._lanes.get(webhook_id)
             if lane is None or lane.token != token:
                 continue
-            if webhook_id in lost:
+            if webhook_id in renewal.lost:
                 lane.lose()
             else:
                 lane.renewed(usable_until=self._usable_until(asked))

@@ -23,6 +23,7 @@ from gatepost.adapters.storage.scripts import (
     fetch,
     listed,
 )
+from gatepost.adapters.storage.sql_owners import room_in_share
 from gatepost.ports import LaneRead, Leased, LeasedLane, Release
 
 # --- hints ---------------------------------------------------------------------------------------------------
@@ -59,8 +60,6 @@ NEXT_DUE = """
 SELECT due_at FROM lanes WHERE owner = '' AND due_at > ? AND hold_until <= ? ORDER BY due_at LIMIT 1
 """
 
-LEASES = f"SELECT webhook_id, token, owner FROM lanes WHERE webhook_id {IN_LIST}"
-RENEW = f"UPDATE lanes SET lease_until = ? WHERE webhook_id {IN_LIST}"
 # Nothing but this raises `due_at`: from what the deliveries say now, for whoever has seen every poke.
 RELEASE = f"""
 UPDATE lanes SET owner = '', lease_until = 0, due_at = coalesce(
@@ -68,6 +67,8 @@ UPDATE lanes SET owner = '', lease_until = 0, due_at = coalesce(
      ORDER BY next_attempt_at LIMIT 1), {NEVER_MS})
 WHERE webhook_id = ? AND token = ? AND pokes = ?
 """
+# Due as it was: a lane that is leased is due, and only the statement above says otherwise.
+HAND_BACK = "UPDATE lanes SET owner = '', lease_until = 0 WHERE webhook_id = ? AND token = ?"
 
 # --- reading -------------------------------------------------------------------------------------------------
 
@@ -137,16 +138,9 @@ def poke(moments: Mapping[str, int]) -> Script[None]:
         yield execute(POKE, (at, at, listed(poked)))
 
 
-def renew(owner: str, tokens: Mapping[str, int], lease_until: int) -> Script[set[str]]:
-    """Extend the leases that are still the owner's; return the others."""
-    rows = yield fetch(LEASES, (listed(tokens),))
-    kept = [webhook_id for webhook_id, token, by in rows if by == owner and token == tokens[webhook_id]]
-    yield execute(RENEW, (lease_until, listed(kept)))
-    return set(tokens).difference(kept)
-
-
 def _lease_lanes(owner: str, limit: int, now: datetime, lease: timedelta) -> Script[Leased]:
-    at, limit = to_ms(now), max(limit, 0)
+    room = yield from room_in_share(owner, now=now, lease=lease)
+    at, limit = to_ms(now), max(limit if room is None else min(limit, room), 0)
     absurd = to_ms(now + 2 * lease)
     rows = yield fetch(LEASABLE, (at, at, limit, at, at, at, absurd, at, at, limit))
     until = to_ms(now + lease)
@@ -178,7 +172,8 @@ def _read_lanes(limits: Mapping[str, int], now: int) -> Script[Mapping[str, Lane
 def _release_lanes(releases: Sequence[Release]) -> Script[set[str]]:
     given_back: set[str] = set()
     for each in sorted(releases, key=lambda release: release.webhook_id):
-        if (yield execute(RELEASE, (each.webhook_id, each.token, each.pokes))):
+        lane = (each.webhook_id, each.token)
+        if (yield execute(HAND_BACK, lane) if each.pokes is None else execute(RELEASE, (*lane, each.pokes))):
             given_back.add(each.webhook_id)
     return given_back
 

@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import socket
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -11,38 +10,31 @@ from pathlib import Path
 
 from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.storage.migrating import migrate
-from gatepost.adapters.storage.rows import to_ms
 from gatepost.adapters.storage.scripts import Script, execute, fetch
 from gatepost.adapters.storage.sql_accounts import SqlAccounts
 from gatepost.adapters.storage.sql_attempts import SqlAttempts
 from gatepost.adapters.storage.sql_deliveries import SqlDeliveries
-from gatepost.adapters.storage.sql_lanes import SqlLanes, renew
+from gatepost.adapters.storage.sql_lanes import SqlLanes
+from gatepost.adapters.storage.sql_owners import FORGET, SqlOwners
 from gatepost.adapters.storage.sql_tasks import SqlTasks
 from gatepost.adapters.storage.sql_webhooks import SqlWebhooks
 from gatepost.adapters.storage.threads import Threads, connect
 from gatepost.adapters.system import SystemClock
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
-from gatepost.ports import Clock, Leased
+from gatepost.ports import Clock, Leased, Renewal
 
 _KEY_CHECK = b"gatepost"
 _KEY_CHECK_PLACE = ("key_check", "sealed")
 _CHECK_OWNERS_EVERY = timedelta(seconds=3)
 
-_JOIN = """
-INSERT INTO workers (id, host, started_at, seen_at) VALUES (?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at
-"""
-_SEEN = "UPDATE workers SET seen_at = ? WHERE id = ?"
-_FORGET = "DELETE FROM workers WHERE id = ?"
 _OWNERS = "SELECT id FROM workers UNION SELECT owner FROM lanes WHERE owner <> ''"
 # The owner stays: whoever takes its lanes over counts that they were not released. `<> ''` says nothing new, but lets
 # the index of leased lanes find them.
 _LAPSE = "UPDATE lanes SET lease_until = 0 WHERE owner = ? AND owner <> ''"
-_RELEASE_ALL = "UPDATE lanes SET owner = '', lease_until = 0 WHERE owner = ? AND owner <> ''"
 
 
-class SqliteStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes, SqlAttempts):
+class SqliteStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes, SqlAttempts, SqlOwners):
     """Implements every store of `ports`."""
 
     def __init__(self, path: Path, threads: Threads, box: SecretBox) -> None:
@@ -88,22 +80,25 @@ class SqliteStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes, S
     async def join(self, owner: str, *, now: datetime) -> None:
         # Locked before it is named anywhere: nobody finds the name without the lock.
         self._owners.lock(owner)
-        await self._database.write(_join(owner, to_ms(now)))
+        await super().join(owner, now=now)
         await self._end_leases_of_the_dead(now)
 
     async def leave(self, owner: str) -> None:
-        await self._database.write(_leave(owner))
+        await super().leave(owner)
         self._owners.unlock(owner)
 
     async def lease_lanes(self, owner: str, *, limit: int, now: datetime, lease: timedelta) -> Leased:
         self._owners.lock(owner)
         return await super().lease_lanes(owner, limit=limit, now=now, lease=lease)
 
-    async def renew_lanes(self, owner: str, tokens: Mapping[str, int], *, now: datetime, lease: timedelta) -> set[str]:
+    async def renew_lanes(self, owner: str, tokens: Mapping[str, int], *, now: datetime, lease: timedelta) -> Renewal:
         checked_at = self._owners_checked_at
         if checked_at is None or not timedelta(0) <= now - checked_at < _CHECK_OWNERS_EVERY:
             await self._end_leases_of_the_dead(now)
-        return await self._database.write(_renew(owner, tokens, to_ms(now), to_ms(now + lease)))
+        return await super().renew_lanes(owner, tokens, now=now, lease=lease)
+
+    async def server_time(self) -> None:
+        """Return nothing: the file has no clock of its own."""
 
     async def _end_leases_of_the_dead(self, now: datetime) -> None:
         self._owners_checked_at = now
@@ -207,20 +202,6 @@ class OwnerLocks:
         return self._path.with_name(f"{self._path.name}.engine-{owner}")
 
 
-def _join(owner: str, now: int) -> Script[None]:
-    yield execute(_JOIN, (owner, socket.gethostname(), now, now))
-
-
-def _leave(owner: str) -> Script[None]:
-    yield execute(_RELEASE_ALL, (owner,))
-    yield execute(_FORGET, (owner,))
-
-
-def _renew(owner: str, tokens: Mapping[str, int], now: int, lease_until: int) -> Script[set[str]]:
-    yield execute(_SEEN, (now, owner))
-    return (yield from renew(owner, tokens, lease_until))
-
-
 def _owners() -> Script[list[str]]:
     rows = yield fetch(_OWNERS)
     return [owner for (owner,) in rows]
@@ -229,4 +210,4 @@ def _owners() -> Script[list[str]]:
 def _end_leases(owners: Sequence[str]) -> Script[None]:
     for owner in owners:
         yield execute(_LAPSE, (owner,))
-        yield execute(_FORGET, (owner,))
+        yield execute(FORGET, (owner,))

@@ -1,0 +1,80 @@
+"""Who is alive, in SQL, and what part of the lanes each owner may have."""
+
+import socket
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from gatepost.adapters.storage.rows import to_ms
+from gatepost.adapters.storage.scripts import IN_LIST, Database, Script, execute, fetch, listed
+from gatepost.ports import Renewal
+
+_FORGOTTEN_AFTER = timedelta(days=1)
+
+SEEN = """
+INSERT INTO workers (id, host, started_at, seen_at) VALUES (?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at
+"""
+FORGET = "DELETE FROM workers WHERE id = ?"
+_FORGET_LONG_GONE = "DELETE FROM workers WHERE seen_at < ?"
+# `<> ''` says nothing new, but lets the index of leased lanes find them.
+_RELEASE_ALL = "UPDATE lanes SET owner = '', lease_until = 0 WHERE owner = ? AND owner <> ''"
+
+OTHERS = "SELECT count(*) FROM workers WHERE seen_at > ? AND id <> ?"
+# What there is to share out, and how much of it an owner has.
+WANTED = """
+SELECT (SELECT count(*) FROM lanes WHERE owner = '' AND due_at <= ? AND hold_until <= ?),
+       (SELECT count(*) FROM lanes WHERE owner <> ''),
+       (SELECT count(*) FROM lanes WHERE owner <> '' AND owner = ?)
+"""
+
+LEASES = f"SELECT webhook_id, token, owner FROM lanes WHERE webhook_id {IN_LIST}"
+RENEW = f"UPDATE lanes SET lease_until = ? WHERE webhook_id {IN_LIST}"
+
+
+class SqlOwners:
+    """Implements what `ports.LaneStore` asks about owners."""
+
+    _database: Database
+
+    async def join(self, owner: str, *, now: datetime) -> None:
+        await self._database.write(_join(owner, now))
+
+    async def leave(self, owner: str) -> None:
+        await self._database.write(_leave(owner))
+
+    async def renew_lanes(self, owner: str, tokens: Mapping[str, int], *, now: datetime, lease: timedelta) -> Renewal:
+        return await self._database.write(_renew(owner, tokens, now, lease))
+
+
+def room_in_share(owner: str, *, now: datetime, lease: timedelta) -> Script[int | None]:
+    """Return how many more lanes an owner may have, less than none if it has too many; None while it is alone."""
+    [(others,)] = yield fetch(OTHERS, (to_ms(now - lease), owner))
+    if not others:
+        return None
+    [(due, leased, own)] = yield fetch(WANTED, (to_ms(now), to_ms(now), owner))
+    share = -(-(due + leased) // (others + 1)) + 1
+    return int(share - own)
+
+
+def _join(owner: str, now: datetime) -> Script[None]:
+    yield execute(_FORGET_LONG_GONE, (to_ms(now - _FORGOTTEN_AFTER),))
+    yield execute(SEEN, _seen(owner, now))
+
+
+def _leave(owner: str) -> Script[None]:
+    yield execute(_RELEASE_ALL, (owner,))
+    yield execute(FORGET, (owner,))
+
+
+def _renew(owner: str, tokens: Mapping[str, int], now: datetime, lease: timedelta) -> Script[Renewal]:
+    yield execute(SEEN, _seen(owner, now))
+    rows = yield fetch(LEASES, (listed(tokens),))
+    kept = [webhook_id for webhook_id, token, by in rows if by == owner and token == tokens[webhook_id]]
+    yield execute(RENEW, (to_ms(now + lease), listed(kept)))
+    room = yield from room_in_share(owner, now=now, lease=lease)
+    surplus = 0 if room is None else max(-room, 0)
+    return Renewal(set(tokens).difference(kept), surplus)
+
+
+def _seen(owner: str, now: datetime) -> tuple[str, str, int, int]:
+    return owner, socket.gethostname(), to_ms(now), to_ms(now)
