@@ -5,9 +5,21 @@ import os
 import random
 import threading
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
+import structlog
+
+from gatepost.domain.errors import StoreUnavailable
+from gatepost.ports import Clock
+
 _POOL_BYTES = 4096  # of chance asked from the kernel at once: a system call for each id costs more than the id
+_SAMPLE_EVERY = timedelta(minutes=1)
+_SAMPLE_AGAIN = timedelta(seconds=5)  # when the store could not be asked
+_ASKED_PER_SAMPLE = 3
+_WORTH_TELLING = timedelta(seconds=2)
+
+log = structlog.get_logger()
 
 
 class SystemClock:
@@ -17,8 +29,7 @@ class SystemClock:
     """
 
     def now(self) -> datetime:
-        moment = datetime.now(UTC)
-        return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+        return _whole_ms(datetime.now(UTC))
 
     def boot(self) -> float:
         return _boot()
@@ -33,6 +44,74 @@ class SystemClock:
 
     async def sleep(self, length: timedelta) -> None:
         await asyncio.sleep(length.total_seconds())
+
+
+class FollowedClock:
+    """The clock of the store's server, kept going by this machine's boot clock between samples.
+
+    Leases and due times are moments that several machines compare, so all of them go by one clock. Steps of this
+    machine's own do not matter; a step of the server's is followed at the next sample.
+    Shape: until the first sample, and on a store that has no clock of its own, it is the machine's.
+    """
+
+    def __init__(self, machine: Clock | None = None) -> None:
+        self._machine = machine or SystemClock()
+        self._sampled: tuple[datetime, float] | None = None  # the server's clock, and ours of boot at that moment
+        self._told = timedelta(0)
+
+    def now(self) -> datetime:
+        sampled = self._sampled  # read once: other threads ask too
+        if sampled is None:
+            return self._machine.now()
+        server_at, boot = sampled
+        return _whole_ms(server_at + timedelta(seconds=self._machine.boot() - boot))
+
+    def boot(self) -> float:
+        return self._machine.boot()
+
+    async def wait(self, event: asyncio.Event, timeout: timedelta) -> bool:
+        return await self._machine.wait(event, timeout)
+
+    async def sleep(self, length: timedelta) -> None:
+        await self._machine.sleep(length)
+
+    async def sample(self, ask: Callable[[], Awaitable[datetime | None]]) -> None:
+        """Ask for the server's clock, and follow the answer that says it most exactly.
+
+        Raises: whatever `ask` raises; what was followed before is then followed further.
+        """
+        answers = []
+        for _ in range(_ASKED_PER_SAMPLE):
+            asked = self._machine.boot()
+            server_at = await ask()
+            if server_at is None:
+                self._sampled = None
+                return
+            answers.append((self._machine.boot() - asked, asked, server_at))
+        # The server looked at its clock somewhere between question and answer: in the middle, as far as we can know.
+        took, asked, server_at = min(answers)
+        self._sampled = server_at, asked + took / 2
+        self._tell_difference()
+
+    async def keep(self, ask: Callable[[], Awaitable[datetime | None]]) -> None:
+        """Sample once a minute, for as long as it is let run; outlive a failing store."""
+        pause = _SAMPLE_EVERY
+        while True:
+            await self.sleep(pause)
+            try:
+                await self.sample(ask)
+                pause = _SAMPLE_EVERY
+            except StoreUnavailable as error:
+                log.warning("store.failed", step="clock", reason=error.detail)
+                pause = _SAMPLE_AGAIN
+
+    def _tell_difference(self) -> None:
+        ahead = self._machine.now() - self.now()
+        if abs(ahead) <= _WORTH_TELLING:
+            self._told = timedelta(0)
+        elif abs(ahead - self._told) > _WORTH_TELLING:
+            self._told = ahead
+            log.warning("clock.differs", ahead_seconds=round(ahead.total_seconds(), 1))
 
 
 class SystemChance:
@@ -65,6 +144,10 @@ class SystemChance:
             self._pool, self._used = os.urandom(_POOL_BYTES), 0
         self._used += 8
         return int.from_bytes(self._pool[self._used - 8 : self._used], "big")
+
+
+def _whole_ms(moment: datetime) -> datetime:
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 def _boot() -> float:
