@@ -116,7 +116,7 @@ def test_past_twice_the_window_an_offer_is_only_a_reason_to_read() -> None:
     assert lane.look_again
 
 
-@pytest.mark.parametrize("phase", [Phase.LEAVING, Phase.RELEASING, Phase.LOST])
+@pytest.mark.parametrize("phase", [Phase.LEAVING, Phase.HANDING_BACK, Phase.RELEASING, Phase.LOST])
 def test_a_lane_that_is_on_its_way_out_refuses_offers(phase: Phase) -> None:
     lane = make_lane()
     read(lane)
@@ -248,7 +248,7 @@ def test_a_refused_release_means_reading_again() -> None:
 
     release = lane.begin_release()
     assert (release.token, release.pokes) == (7, 5)
-    lane.release_refused()
+    lane.release_refused(release)
 
     assert lane.phase is Phase.ACTIVE
     assert lane.wants_read()
@@ -276,9 +276,8 @@ def test_a_refused_release_of_a_leaving_lane_does_not_bring_it_back_to_work() ->
     lane = make_lane()
     lane.leave()
     read(lane)
-    lane.begin_release()
 
-    lane.release_refused()
+    lane.release_refused(lane.begin_release())
 
     assert lane.phase is Phase.LEAVING
 

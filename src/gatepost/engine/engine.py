@@ -7,7 +7,8 @@ The rules, and the race that each one closes: docs/delivery-protocol.md.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
 
@@ -25,6 +26,7 @@ READ_AHEAD_IN_ALL = 20_000  # shared out between lanes when there are many
 POLL = timedelta(seconds=1)  # how long a hint that never came can delay a delivery
 CONFIRM_EVERY = timedelta(seconds=1)
 SWEEP_EVERY = timedelta(seconds=30)
+PAUSE_AFTER_VAIN_LEASE = timedelta(milliseconds=25)  # hints of what others lease come in crowds
 LARGEST_CLOCK_STEP = 0.05  # of a lease
 PAUSE_WHEN_STORE_FAILS = timedelta(milliseconds=500)
 USABLE_PART = 0.8  # of a lease, from before it was asked for; what is left over covers a request on its way
@@ -139,12 +141,13 @@ class Engine:
         """Look at the deliveries of these webhooks; without any, at all. Other processes have committed some."""
         if not webhook_ids:
             self._confirm_wanted.set()  # which compares the poke counters of all our lanes
+            self._lease_wanted.set()
         for webhook_id in webhook_ids:
             if lane := self._lanes.get(webhook_id):
                 lane.look_again = True
                 self._dispatcher.touch(lane)
-        if not self._lanes.keys() >= set(webhook_ids) or not webhook_ids:
-            self._lease_wanted.set()
+            else:
+                self._lease_wanted.set()
 
     # --- lease -----------------------------------------------------------------------------------------------
 
@@ -162,7 +165,9 @@ class Engine:
         await self._serve_leased_lanes()
         if len(leased.lanes) == LANES_AT_ONCE:
             return timedelta(0)
-        return max(leased.next_due_at - now, timedelta(0)) if leased.next_due_at else None
+        if not leased.lanes:
+            await self._clock.sleep(PAUSE_AFTER_VAIN_LEASE)
+        return max(leased.next_due_at - self._clock.now(), timedelta(0)) if leased.next_due_at else None
 
     async def _serve_leased_lanes(self) -> None:
         """Begin with the lanes just leased; give back those whose webhook was disabled or deleted meanwhile.
@@ -223,6 +228,22 @@ class Engine:
             else:
                 lane.renewed(usable_until=self._usable_until(asked))
             self._dispatcher.touch(lane)
+        self._hand_back(renewal.surplus, kept=tokens.keys() - renewal.lost)
+
+    def _hand_back(self, surplus: int, *, kept: Collection[str]) -> None:
+        """Leave so many of the lanes kept to other owners; those that are idle first, since they can go at once.
+
+        Those that are on their way back count, whatever for, as do those that went since the renewal was asked for.
+        """
+        ours = [lane for lane in self._lanes.values() if lane.phase is Phase.ACTIVE]
+        going = len(kept) - sum(lane.webhook_id in kept for lane in ours)
+        ours.sort(key=lambda lane: lane.in_flight)
+        leaving = ours[: max(surplus - going, 0)]
+        for lane in leaving:
+            lane.hand_back()
+            self._dispatcher.touch(lane)
+        if leaving:
+            log.info("lanes.handed_back", count=len(leaving))
 
     async def _confirm_configuration(self) -> None:
         """See which webhooks were edited, disabled or deleted since we last looked, and which lanes poked."""
@@ -286,16 +307,19 @@ class Engine:
         self._dispatcher.empty.clear()
         if not empty:
             return
-        released: set[str] = set()
         try:
             released = await self._store.release_lanes([release for _, release in empty])
-        finally:
-            for lane, _ in empty:
-                if lane.webhook_id in released:
-                    self._dispatcher.remove(lane)
-                else:
-                    lane.release_refused()
-                    self._dispatcher.touch(lane)
+        except StoreUnavailable:
+            # They may have been given back all the same, and be leased by others before we could read them: go they
+            # must, poked meanwhile or not.
+            self._dispatcher.empty += [(lane, replace(release, pokes=None)) for lane, release in empty]
+            raise
+        for lane, release in empty:
+            if lane.webhook_id in released:
+                self._dispatcher.remove(lane)
+            elif lane.phase is Phase.RELEASING:
+                lane.release_refused(release)
+                self._dispatcher.touch(lane)
         self._lease_wanted.set()  # to learn when the next of them is due
 
     # --- the loops -------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ PRESUMED_FROM_UNCLEAN = 3
 class Phase(Enum):
     ACTIVE = "active"
     LEAVING = "leaving"  # starts nothing more, finishes what is in flight, then goes back to the store
+    HANDING_BACK = "handing back"  # the same, to be served by another owner: it reads nothing first, and cannot stay
     RELEASING = "releasing"  # its release is on the way to the store
     LOST = "lost"  # another worker may hold it: nothing is started, nothing recorded
 
@@ -120,7 +121,7 @@ class Lane:
         return True
 
     def wants_read(self) -> bool:
-        if self.reading or self.phase in (Phase.RELEASING, Phase.LOST):
+        if self.reading or self.phase in (Phase.HANDING_BACK, Phase.RELEASING, Phase.LOST):
             return False
         if self.phase is Phase.LEAVING:
             return not self.known and self.pokes is None
@@ -165,13 +166,17 @@ class Lane:
         return (
             bool(self.buffer)
             and self.in_flight < self.window
-            # What is written as attempted is owed its attempt, even by a lane that is on its way out.
-            and (self.phase is Phase.ACTIVE or (self.phase is Phase.LEAVING and self.is_presumed(self.buffer[0])))
+            and self._still_owes(self.buffer[0])
             and boot < self.usable_until
             and boot - self.confirmed <= CONFIRMED_FOR_SECONDS
             and self._confirmed_edits == self.edits
             and boot >= self._next_start
         )
+
+    def _still_owes(self, delivery: QueuedDelivery) -> bool:
+        """Say whether an attempt is to be made here: one that is written as made, even by a lane on its way out."""
+        on_its_way_out = self.phase in (Phase.LEAVING, Phase.HANDING_BACK)
+        return self.phase is Phase.ACTIVE or (on_its_way_out and self.is_presumed(delivery))
 
     def start(self, boot: float) -> QueuedDelivery:
         """Take the delivery to send now, under the webhook's rate limit (GCRA with a burst of one)."""
@@ -198,7 +203,7 @@ class Lane:
     def put_back(self, delivery: QueuedDelivery) -> None:
         """Take back a delivery that was started and never sent."""
         self.in_flight -= 1
-        if self.phase is Phase.ACTIVE or (self.phase is Phase.LEAVING and self.is_presumed(delivery)):
+        if self._still_owes(delivery):
             self.buffer.appendleft(delivery)
         else:
             self.forget([delivery.id])
@@ -242,6 +247,15 @@ class Lane:
             self.pokes = None
             self._drop_buffer()
 
+    def hand_back(self) -> None:
+        """Leave the lane to another owner: start nothing more, and give it back as it is once nothing is in flight.
+
+        Nothing calls it back, and no poke holds it up: a lane that is emitted to all the time must get away as well.
+        """
+        if self.phase is Phase.ACTIVE:
+            self.phase = Phase.HANDING_BACK
+            self._drop_buffer()
+
     def stay(self) -> None:
         """Go on after all: the webhook was enabled again before the lane was given back."""
         if self.phase is Phase.LEAVING:
@@ -256,7 +270,11 @@ class Lane:
 
     def may_release(self, boot: float) -> bool:
         """Say whether nothing is left here that the store does not know as well."""
-        if self.known or self.reading or self.pokes is None:
+        if self.known or self.reading:
+            return False
+        if self.phase is Phase.HANDING_BACK:
+            return True
+        if self.pokes is None:
             return False
         if self.phase is Phase.ACTIVE:
             return not self.look_again and boot >= self._idle_since + LINGER_SECONDS
@@ -264,12 +282,18 @@ class Lane:
 
     def begin_release(self) -> Release:
         """Take nothing more in; return the release to ask the store for."""
-        assert self.pokes is not None, "only a lane that `may_release` is released"
+        pokes = None if self.phase is Phase.HANDING_BACK else self.pokes
         self.phase = Phase.RELEASING
-        return Release(self.webhook_id, self.token, self.pokes)
+        return Release(self.webhook_id, self.token, pokes)
 
-    def release_refused(self) -> None:
-        """Go on: the lane was poked since it was read, or lost; the next read tells which."""
+    def release_refused(self, release: Release) -> None:
+        """Go on: the lane was poked since it was read, or lost; the next read tells which.
+
+        One that was to be handed back whatever its pokes is lost.
+        """
+        if release.pokes is None:
+            self.lose()
+            return
         self.phase = Phase.LEAVING if self._closing else Phase.ACTIVE
         self.look_again = True
         self.pokes = None
