@@ -1,4 +1,4 @@
-"""What a process is made of: the only file that names an adapter.
+"""What a process is made of: the file that names the adapters; the store's are in `stores.py`.
 
                   settings
                      │
@@ -11,7 +11,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_address
@@ -19,14 +19,12 @@ from ipaddress import ip_address
 import structlog
 from starlette.types import ASGIApp
 
-from gatepost import __version__, config
+from gatepost import __version__, config, stores
 from gatepost.adapters.interfaces import local_addresses
 from gatepost.adapters.resolver import Resolver
-from gatepost.adapters.secretbox import SecretBox, key_file
 from gatepost.adapters.sender import CurlSender
-from gatepost.adapters.storage.sqlite import SqliteStore
 from gatepost.adapters.system import SystemChance, SystemClock
-from gatepost.config import InvalidSettings, Settings
+from gatepost.config import Settings
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import NotFound
 from gatepost.domain.groups import Role
@@ -37,6 +35,7 @@ from gatepost.services.accounts import Accounts, NewKey
 from gatepost.services.deliveries import Deliveries
 from gatepost.services.tasks import Tasks
 from gatepost.services.webhooks import Webhooks
+from gatepost.stores import Store
 
 USER_AGENT = f"Gatepost/{__version__}"
 EXIT_DIED = 70  # EX_SOFTWARE in sysexits.h: a supervisor starts us again, and the store knows what is owed
@@ -46,10 +45,18 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Gatepost:
-    """One process, put together and running."""
+    """One process that serves the API, put together and running."""
 
     app: ASGIApp
     stop: Callable[[], None]  # start no more deliveries; leaving the context waits for those under way
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One process that delivers and serves nobody, running."""
+
+    health_app: Callable[[], ASGIApp]  # made when asked for: it loads the web framework
+    stop: Callable[[], None]  # as above
 
 
 def system_clock() -> Clock:
@@ -69,18 +76,27 @@ async def running(
     """Put a process together, run its engine, and take it apart again in the opposite order.
 
     Shape:  `listeners` are the (address, port) pairs that the process itself answers at.
-    Raises: StoreUnavailable, when the store cannot be opened.
+    Raises: InvalidSettings; StoreUnavailable, when the store cannot be opened.
     """
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(delivery_parts(settings, listeners=listeners))
         _log_settings(settings)
-        engine = _engine(parts) if with_engine else _NoEngine()
-        parts.store.on_queued = engine.hand_over
-        task = await stack.enter_async_context(_delivering(engine, settings))
+        engine = await _engine(parts) if with_engine else _NoEngine()
+        task = await stack.enter_async_context(_delivering(engine, parts))
         # In a thread, because loading the web framework is the slowest part of a start: deliveries do not wait for it.
         app, accounts = await asyncio.to_thread(_api, parts, engine, ready=lambda: not task.done())
         stack.push_async_callback(accounts.close)
         yield Gatepost(app, stop=engine.stop)
+
+
+@asynccontextmanager
+async def working(settings: Settings, *, listeners: Sequence[tuple[str, int]]) -> AsyncIterator[Worker]:
+    """Run an engine alone; as `running` otherwise."""
+    async with delivery_parts(settings, listeners=listeners) as parts:
+        _log_settings(settings)
+        engine = await _engine(parts)
+        async with _delivering(engine, parts) as task:
+            yield Worker(lambda: _health_api(parts.clock, ready=lambda: not task.done()), stop=engine.stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +107,7 @@ class Parts:
     clock: Clock
     chance: Chance
     target_policy: TargetPolicy
-    store: SqliteStore
+    store: Store
     sender: CurlSender
 
 
@@ -100,7 +116,7 @@ async def delivery_parts(settings: Settings, *, listeners: Sequence[tuple[str, i
     """Open the store and start the sender; end both in the opposite order."""
     clock = SystemClock()
     target_policy = TargetPolicy(settings.allowed_target_networks, own_addresses(listeners))
-    async with opened_store(settings) as store:
+    async with opened_store(settings, clock) as store:
         sender = _sender(settings, target_policy, clock)
         try:
             yield Parts(settings, clock, SystemChance(), target_policy, store, sender)
@@ -108,18 +124,9 @@ async def delivery_parts(settings: Settings, *, listeners: Sequence[tuple[str, i
             await sender.close()
 
 
-@asynccontextmanager
-async def opened_store(settings: Settings) -> AsyncIterator[SqliteStore]:
-    """Open the store, bring its schema up to date, and close it again.
-
-    Raises: InvalidSettings, when there is no place or no key for it; StoreUnavailable, when it cannot be used.
-    """
-    box = SecretBox(_secret_key(settings))
-    store = await SqliteStore.open(settings.store_path, box=box, on_death=_dies("the store's writer"))
-    try:
-        yield store
-    finally:
-        await store.close()
+def opened_store(settings: Settings, clock: Clock | None = None) -> AbstractAsyncContextManager[Store]:
+    """Open the store as `stores.opened` does; the process does not outlive what runs it."""
+    return stores.opened(settings, on_death=_dies("the store's writer"), clock=clock or SystemClock())
 
 
 async def create_key(settings: Settings, group_name: str, role: Role, *, create_group: bool) -> NewKey:
@@ -161,23 +168,6 @@ class _NoEngine:
         pass
 
 
-def _secret_key(settings: Settings) -> bytes:
-    if settings.secret_key_bytes is not None:
-        return settings.secret_key_bytes
-    store = settings.store_path
-    if not store.parent.is_dir():
-        raise InvalidSettings(f"There is no folder {store.parent} for the store: create it, or choose another.")
-    try:
-        return key_file(store.with_name(f"{store.name}.key"))
-    except ValueError as error:
-        raise InvalidSettings(f"The key file of the store cannot be used: {error}.") from None
-    except OSError as error:
-        raise InvalidSettings(
-            f"The key file beside the store cannot be read or made ({error.strerror}): make {store.parent} writable,"
-            " or set GATEPOST_SECRET_KEY."
-        ) from None
-
-
 def _sender(settings: Settings, target_policy: TargetPolicy, clock: Clock) -> CurlSender:
     return CurlSender(
         target_policy,
@@ -217,21 +207,34 @@ def _api(parts: Parts, hints: EngineHints, *, ready: Callable[[], bool]) -> tupl
     return create_app(services, clock=clock, ready=ready), services.accounts
 
 
-def _engine(parts: Parts) -> Engine:
-    return Engine(
+def _health_api(clock: Clock, *, ready: Callable[[], bool]) -> ASGIApp:
+    from gatepost.api.app import create_health_app
+
+    return create_health_app(clock=clock, ready=ready)
+
+
+async def _engine(parts: Parts) -> Engine:
+    """Return an engine that the store knows of, and that is told what is committed."""
+    owner = parts.chance.new_id("eng")
+    # Here, and not by the engine alone: it would try for as long as it takes, and until then nobody is ready.
+    await parts.store.join(owner, now=parts.clock.now())
+    engine = Engine(
         parts.store,
         parts.sender,
         parts.clock,
         parts.chance,
-        owner=parts.chance.new_id("eng"),
+        owner=owner,
         user_agent=USER_AGENT,
         lease=timedelta(seconds=parts.settings.lease_seconds),
         max_in_flight=parts.settings.max_in_flight,
     )
+    parts.store.on_queued = engine.hand_over
+    parts.store.on_poked = engine.poked
+    return engine
 
 
 @asynccontextmanager
-async def _delivering(engine: Engine | _NoEngine, settings: Settings) -> AsyncIterator["asyncio.Task[None]"]:
+async def _delivering(engine: Engine | _NoEngine, parts: Parts) -> AsyncIterator["asyncio.Task[None]"]:
     """Run the engine; on leaving, stop it and wait for what is under way, up to the deadline."""
     task = asyncio.create_task(engine.run(), name="engine")
     task.add_done_callback(_die_of_a_bug)
@@ -239,9 +242,10 @@ async def _delivering(engine: Engine | _NoEngine, settings: Settings) -> AsyncIt
         yield task
     finally:
         engine.stop()
-        done, _ = await asyncio.wait([task], timeout=settings.shutdown_seconds)
+        patience = parts.settings.shutdown_seconds
+        done, _ = await asyncio.wait([task], timeout=patience)
         if not done:
-            log.warning("engine.cut_off", after_seconds=settings.shutdown_seconds, in_flight=engine.in_flight)
+            log.warning("engine.cut_off", after_seconds=patience, in_flight=engine.in_flight)
             task.cancel()
             await asyncio.wait([task])
 

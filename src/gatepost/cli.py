@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 import uvloop
 
-from gatepost import __version__, bootstrap, client, config, logs, receiver, serving
+from gatepost import __version__, bootstrap, client, config, logs, receiver, serving, stores
 from gatepost.client import RequestFailed, UnusableUrl
 from gatepost.config import InvalidSettings, Settings
 from gatepost.domain.errors import GatepostError, InvalidInput
@@ -41,7 +41,13 @@ bench_commands = typer.Typer(name="bench", help="How fast this machine delivers.
 root.add_typer(bench_commands)
 
 StoreOption = Annotated[
-    str | None, typer.Option("--store", metavar="URL", help="sqlite:///PATH; else GATEPOST_STORE.", show_default=False)
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="sqlite:///PATH, postgresql://… or mongodb://…; else GATEPOST_STORE.",
+        show_default=False,
+    ),
 ]
 SecretsOption = Annotated[
     list[str] | None, typer.Option(metavar="whsec_…", help="A secret of the webhook; as often as it has live ones.")
@@ -104,13 +110,30 @@ def serve(
 
 
 @root.command()
+def worker(
+    store: StoreOption = None,
+    http: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Answer /health/live and /health/ready there.")
+    ] = None,
+) -> None:
+    """Run the delivery engine alone, until SIGTERM or Ctrl-C.
+
+    As many as there is work for may share one store; on PostgreSQL and MongoDB from several machines.
+    """
+    address = _address(http) if http is not None else None
+    serving.raise_descriptor_limit()
+    _run(serving.work(_settings(store=store), http=address))
+
+
+@root.command()
 def migrate(store: StoreOption = None) -> None:
     """Bring a store's schema up to date.
 
-    A store that is missing is made. An embedded one is also brought up to date at every start.
+    An SQLite file that is missing is made, and is also brought up to date at every start; a database on PostgreSQL or
+    MongoDB only by this command.
     """
     settings = _settings(store=store)
-    _run(_migrate(settings))
+    _run(stores.migrate(settings))
     typer.echo(f"{settings.store} is up to date.")
 
 
@@ -283,11 +306,6 @@ def bench_receiver() -> None:
     _run(benchmark.serve_receiver())
 
 
-async def _migrate(settings: Settings) -> None:
-    async with bootstrap.opened_store(settings):
-        pass
-
-
 async def _listen(app: Receiver, listener: socket.socket) -> None:
     with listener, serving.until_signal() as stopped:
         async with serving.listening(app, listener, grace_seconds=1):
@@ -317,6 +335,13 @@ def _header(text: str) -> tuple[str, str]:
     if not colon or not name.strip():
         _fail(f"--header {text!r} cannot be used: write it as 'name: value'.", EXIT_USAGE)
     return name.strip().lower(), value.strip()
+
+
+def _address(text: str) -> tuple[str, int]:
+    found = re.fullmatch(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^:\[\]\s]+)):(?P<port>\d{1,5})", text)
+    if found is None or int(found["port"]) >= 2**16:
+        raise typer.BadParameter("write HOST:PORT, such as 127.0.0.1:9100 or [::1]:9100", param_hint="--http")
+    return found["v6"] or found["name"], int(found["port"])
 
 
 def _read(file: str) -> bytes:

@@ -3,7 +3,6 @@
 import base64
 import binascii
 import difflib
-import re
 import resource
 import ssl
 import sys
@@ -14,38 +13,42 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gatepost.domain.network import IpNetwork, parse_networks
+from gatepost.store_url import FIX as STORE_FIX
+from gatepost.store_url import StoreUrl, parse_store_url
 
 PREFIX = "GATEPOST_"
-_FILE = re.compile(r"/(?!:memory:)[^?\x00]*[^?\x00/]")
 SECRET_KEY_BYTES = 32
 _KEY_FIX = "give the base64 of exactly 32 random bytes, as `openssl rand -base64 32` prints it"
 _CA_FIX = "name a readable file of certificates in PEM form"
 SPARE_DESCRIPTORS = 256  # for the store, the listeners, their clients, name look-ups and logs
 
 # Read by commands and tests, not by the server.
-_OTHER_VARIABLES = frozenset({"GATEPOST_API_KEY", "GATEPOST_REQUIRE_SERVERS"})
+_OTHER_VARIABLES = frozenset({"GATEPOST_API_KEY", "GATEPOST_REQUIRE_SERVERS", "GATEPOST_TEST_MONGODB_URL"})
 
 
 class InvalidSettings(ValueError):
     """Settings that cannot be used; the text names each one and its fix."""
 
 
-def _store(url: str) -> str:
-    scheme, separator, path = url.partition("://")
-    if scheme in ("postgresql", "postgres", "mongodb", "mongodb+srv"):
-        raise ValueError(f"this version does not have {scheme}:// stores yet: use sqlite:///PATH")
-    if scheme != "sqlite" or not separator:
-        raise ValueError(
-            "write it as sqlite:///PATH, such as sqlite:///./gatepost.db or sqlite:////var/lib/gatepost.db"
-        )
-    if not _FILE.fullmatch(path):
-        raise ValueError("name a file after the three slashes, such as sqlite:///./gatepost.db")
-    return url
+class _NotSet(ValueError):
+    """A setting that is needed and is not there."""
+
+
+def _store(value: Any) -> Any:
+    return parse_store_url(value) if isinstance(value, str) else value
 
 
 def _networks(value: Any) -> Any:
@@ -68,8 +71,11 @@ def _nameserver(text: str) -> str:
     return text
 
 
-def _secret_key(value: SecretStr | None) -> SecretStr | None:
+def _secret_key(value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
     if value is None:
+        store: StoreUrl | None = info.data.get("store")  # None: refused already, for a reason of its own
+        if store and not store.is_embedded:
+            raise _NotSet(f"a store on {store.kind} needs it, the same in every process: {_KEY_FIX}")
         return None
     try:
         key = base64.b64decode(value.get_secret_value(), validate=True)
@@ -115,12 +121,16 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
-    store: Annotated[str, AfterValidator(_store)] = _setting(
+    store: Annotated[StoreUrl, NoDecode, BeforeValidator(_store)] = _setting(
         "sqlite:///./gatepost.db",
-        "Where everything is kept: `sqlite:///` and the path of a file, which is created when it is"
-        " missing. An embedded file is the default because it needs no other service.",
+        "Where everything is kept. `sqlite:///` and the path of a file, which is created when it is"
+        " missing: the default, because it needs no other service. For several machines"
+        " `postgresql://USER:PASSWORD@HOST/DATABASE` (needs the extra `gatepost[postgres]`) or"
+        " `mongodb://USER:PASSWORD@HOST/DATABASE`, also `mongodb+srv://` (`gatepost[mongodb]`); several hosts"
+        " stand with commas between, and `gatepost migrate` prepares the database. What is special in a"
+        " password is percent-encoded. Logs show the URL without user, password and options.",
         unit="URL",
-        fix="write it as sqlite:///PATH",
+        fix=STORE_FIX,
     )
     host: str = _setting(
         "127.0.0.1",
@@ -167,9 +177,10 @@ class Settings(BaseSettings):
     )
     secret_key: Annotated[SecretStr | None, AfterValidator(_secret_key)] = _setting(
         None,
-        "The key that signing secrets and header values are encrypted with in the store. When it is not"
-        " set, a key file is made beside the store, named like it with `.key` at the end, readable by its"
-        " owner only. Back it up apart from the store: without it the secrets in the store are lost.",
+        "The key that signing secrets and header values are encrypted with in the store. PostgreSQL and"
+        " MongoDB need it, the same in every process. For SQLite, when it is not set, a key file is made"
+        " beside the store, named like it with `.key` at the end, readable by its owner only. Back it up"
+        " apart from the store: without it the secrets in the store are lost.",
         unit="base64 of 32 bytes",
         fix=_KEY_FIX,
     )
@@ -224,11 +235,6 @@ class Settings(BaseSettings):
     def secret_key_bytes(self) -> bytes | None:
         return base64.b64decode(self.secret_key.get_secret_value()) if self.secret_key else None
 
-    @property
-    def store_path(self) -> Path:
-        """The file of the store: three slashes are relative to the working directory, four absolute."""
-        return Path(self.store.removeprefix("sqlite:///"))
-
 
 def load(**given: object) -> Settings:
     """Return the settings of the environment; what is given and not None goes before it.
@@ -252,6 +258,8 @@ def unknown_variables(environment: Iterable[str]) -> Mapping[str, str | None]:
 def _sentence(problem: Mapping[str, Any]) -> str:
     name = str(problem["loc"][0])
     told = problem.get("ctx", {}).get("error")  # what one of the validators above said
+    if isinstance(told, _NotSet):
+        return f"{PREFIX}{name.upper()} is not set: {told}."
     return f"{PREFIX}{name.upper()} cannot be used: {told or _extra(Settings.model_fields[name], 'fix')}."
 
 

@@ -31,9 +31,10 @@ _SENSITIVE = re.compile(
 _HARMLESS_ENDING = re.compile(r"at|bytes|class|count|hint|id|length|limit|name|path|seconds|truncated")
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+(?![a-z])")
 
-# Ours by their shape, wherever they stand: in a URL, a traceback, a library's message.
+# Ours by their shape, wherever they stand: in a URL, a traceback, a library's message. A URL's user and password
+# are among them: drivers may repeat the address of the store.
 _SECRET_SHAPES = re.compile(
-    r"whsec_[A-Za-z0-9+/=_-]{8,}|gp_[0-9a-f]{32}_[0-9a-f]{64}|sha256=[0-9a-f]{64}|v1,[A-Za-z0-9+/]{43}="
+    r"://[^\s/@]+@|whsec_[A-Za-z0-9+/=_-]{8,}|gp_[0-9a-f]{32}_[0-9a-f]{64}|sha256=[0-9a-f]{64}|v1,[A-Za-z0-9+/]{43}="
 )
 _LONGEST_ID = len("grp_") + 32
 
@@ -112,7 +113,8 @@ def redact(logger: object, method: str, event: EventDict) -> EventDict:
         if key not in _harmless and _is_redacted(key):
             event[key] = REDACTED
         elif value.__class__ is str:
-            # Ids are what most lines are made of, and every shape of a secret is longer than they are.
+            # Ids are what most lines are made of, and every secret of ours is longer than they are; a store's URL
+            # with its password only comes in somebody else's sentence, which is longer, too.
             if len(value) > _LONGEST_ID:
                 event[key] = scrub(value)
         elif value.__class__ not in _NUMBERS:

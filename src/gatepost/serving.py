@@ -1,17 +1,17 @@
-"""Serving over HTTP: the sockets, the signals, and an end without loose ends."""
+"""Serving over HTTP, or working without: the sockets, the signals, and an end without loose ends."""
 
 import asyncio
 import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from gatepost.bootstrap import running
+from gatepost.bootstrap import running, working
 from gatepost.config import Settings
 
 log = structlog.get_logger()
@@ -43,7 +43,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise CannotListen(
-            f"Cannot listen on {host} port {port}: {error.strerror}. Choose another with --port, or stop what has it."
+            f"Cannot listen on {host} port {port}: {error.strerror}. Choose another port, or stop what has it."
         ) from None
     return listener
 
@@ -62,19 +62,43 @@ async def serve(settings: Settings, *, with_engine: bool) -> None:
     """
     listener = bind(settings.host, settings.port)
     try:
-        own = [(str(listener.getsockname()[0]), int(listener.getsockname()[1]))]
         with until_signal() as stopped:
             async with (
-                running(settings, listeners=own, with_engine=with_engine) as gatepost,
+                running(settings, listeners=[_address(listener)], with_engine=with_engine) as gatepost,
                 listening(gatepost.app, listener, grace_seconds=settings.shutdown_seconds),
             ):
-                log.info("server.started", url=url_of(listener), store=settings.store, engine=with_engine)
+                log.info("server.started", url=url_of(listener), store=str(settings.store), engine=with_engine)
                 await stopped.wait()
                 log.info("server.stopping")
                 gatepost.stop()
     finally:
         listener.close()
     log.info("server.stopped")
+
+
+async def work(settings: Settings, *, http: tuple[str, int] | None) -> None:
+    """Run an engine alone until a signal asks it to stop; with an address, tell there how it is.
+
+    Raises: CannotListen, InvalidSettings, StoreUnavailable.
+    """
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(bind(*http)) if http else None
+        stopped = stack.enter_context(until_signal())
+        own = [_address(listener)] if listener else []
+        worker = await stack.enter_async_context(working(settings, listeners=own))
+        if listener:
+            app = await asyncio.to_thread(worker.health_app)
+            await stack.enter_async_context(listening(app, listener, grace_seconds=settings.shutdown_seconds))
+        log.info("worker.started", url=url_of(listener) if listener else None, store=str(settings.store))
+        await stopped.wait()
+        log.info("worker.stopping")
+        worker.stop()
+    log.info("worker.stopped")
+
+
+def _address(listener: socket.socket) -> tuple[str, int]:
+    host, port = listener.getsockname()[:2]
+    return str(host), int(port)
 
 
 @asynccontextmanager

@@ -109,10 +109,10 @@ def test_what_cannot_be_served_is_told_in_a_sentence(tmp_path: Path) -> None:
     assert nowhere.returncode == 2
     assert "no folder" in told(nowhere)
 
-    wrong = run("serve", environment={"GATEPOST_LEASE_SECONDS": "1", "GATEPOST_STORE": "mongodb://db"})
+    wrong = run("serve", environment={"GATEPOST_LEASE_SECONDS": "1", "GATEPOST_STORE": "postgresql://db"})
     assert wrong.returncode == 2
     assert "GATEPOST_LEASE_SECONDS" in told(wrong)
-    assert "does not have mongodb:// stores yet" in told(wrong)
+    assert "name the database" in told(wrong)
 
 
 def test_a_store_is_not_opened_with_another_key(tmp_path: Path) -> None:
@@ -172,6 +172,9 @@ def test_a_receiver_with_another_secret_says_that_it_is_another(serving: Server)
         (["key", "create", "--group", "g", "--role", "owner"], 2, "member"),
         (["serve", "--engine", "maybe"], 2, "on or off"),
         (["serve", "--port", "http"], 2, "--port"),
+        (["worker", "--http", "9100"], 2, "HOST:PORT"),
+        (["worker", "--http", "::1:9100"], 2, "HOST:PORT"),
+        (["worker", "--http", "127.0.0.1:65536"], 2, "HOST:PORT"),
         (["no-such-command"], 2, "no-such-command"),
     ],
 )

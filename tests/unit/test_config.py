@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from gatepost import config
 from gatepost.config import InvalidSettings
 
+KEY = base64.b64encode(bytes(32)).decode()
+
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,7 +22,7 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_everything_has_a_default() -> None:
     settings = config.load()
-    assert settings.store_path == Path("gatepost.db")
+    assert settings.store.path == Path("gatepost.db")
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
     assert settings.allowed_target_networks == ()
     assert settings.secret_key_bytes is None
@@ -63,19 +65,14 @@ def test_values_are_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_three_slashes_are_relative_and_four_absolute(path: str, file: str) -> None:
-    assert config.load(store=path).store_path == Path(file)
+    assert config.load(store=path).store.path == Path(file)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("STORE", "postgresql://db/gatepost", "does not have postgresql:// stores yet: use sqlite:///PATH"),
-        ("STORE", "mongodb://db/gatepost", "does not have mongodb:// stores yet: use sqlite:///PATH"),
-        ("STORE", "gatepost.db", "write it as sqlite:///PATH"),
-        ("STORE", "sqlite://", "name a file after the three slashes"),
-        ("STORE", "sqlite:///", "name a file after the three slashes"),
-        ("STORE", "sqlite:///./folder/", "name a file after the three slashes"),
-        ("STORE", "sqlite:///:memory:", "name a file after the three slashes"),
+        ("STORE", "mysql://db/gatepost", "write it as sqlite:///PATH, postgresql://USER:PASSWORD@HOST/DATABASE or"),
+        ("SECRET_KEY", "AAAA", "exactly 32 random bytes"),
         ("PORT", "65536", "give a whole number from 0 to 65535"),
         ("PORT", "http", "give a whole number from 0 to 65535"),
         ("ALLOWED_TARGET_NETWORKS", "127.0.0.1/0", "write 127.0.0.1/32 or 0.0.0.0/0"),
@@ -100,6 +97,24 @@ def test_what_cannot_be_used_is_refused_with_the_fix(
         config.load()
     assert f"GATEPOST_{name}" in str(refusal.value)
     assert says in str(refusal.value)
+
+
+@pytest.mark.parametrize("store", ["postgresql://db/gatepost", "mongodb+srv://db.example/gatepost"])
+def test_a_store_on_a_server_needs_a_secret_key(store: str) -> None:
+    with pytest.raises(InvalidSettings) as refusal:
+        config.load(store=store)
+    assert str(refusal.value).startswith("GATEPOST_SECRET_KEY is not set: a store on")
+    assert "`openssl rand -base64 32`" in str(refusal.value)
+    assert config.load(store=store, secret_key=KEY).secret_key_bytes == bytes(32)
+
+
+def test_the_password_of_a_store_is_not_shown() -> None:
+    settings = config.load(store="postgresql://gatepost:hunter2@db/gatepost?password=hunter2", secret_key=KEY)
+    assert "hunter2" in settings.store.secret
+    assert f"{settings.store} {settings.store!r} {settings!r} {settings}".count("hunter2") == 0
+    with pytest.raises(InvalidSettings) as refusal:
+        config.load(store="postgresql://gatepost:hunter2/@db/gatepost")
+    assert "hunter2" not in str(refusal.value)
 
 
 def test_every_wrong_setting_is_named_at_once() -> None:

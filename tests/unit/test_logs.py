@@ -14,6 +14,7 @@ from gatepost import logs
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 KEY = f"gp_{'0' * 32}_{'f' * 64}"
 SIGNATURE = "sha256=" + "ab" * 32
+PASSWORD = "postgresql://gatepost:hunter2@"
 STANDARD_SIGNATURE = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
@@ -79,7 +80,7 @@ def test_facts_about_secrets_are_told(key: str) -> None:
     assert only_line(stream)[key] == "…LaSw"
 
 
-@pytest.mark.parametrize("secret", [SECRET, KEY, SIGNATURE, STANDARD_SIGNATURE])
+@pytest.mark.parametrize("secret", [SECRET, KEY, SIGNATURE, STANDARD_SIGNATURE, PASSWORD])
 def test_what_looks_like_a_secret_of_ours_is_replaced_wherever_it_stands(secret: str) -> None:
     stream = configured()
     log = structlog.get_logger()
@@ -90,6 +91,7 @@ def test_what_looks_like_a_secret_of_ours_is_replaced_wherever_it_stands(secret:
         log.exception("delivery.crashed")
     logging.getLogger("library").warning("cannot use %s", secret)
     assert secret not in stream.getvalue()
+    assert "hunter2" not in stream.getvalue()
     assert stream.getvalue().count(logs.REDACTED) >= 5
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
+from types import ModuleType
 
 from fastapi import FastAPI, Request, Response
 from starlette.responses import HTMLResponse
@@ -15,11 +16,23 @@ from gatepost.api.routes import deliveries, health, tasks, webhooks
 from gatepost.domain.events import to_json
 from gatepost.ports import Clock
 
-__all__ = ["Services", "create_app"]
+__all__ = ["Services", "create_app", "create_health_app"]
 
 
 def create_app(services: Services, *, clock: Clock, ready: Callable[[], bool]) -> FastAPI:
     """Return the application; `ready` says whether `/health/ready` answers 200."""
+    app = _app(clock, ready, tasks, webhooks, deliveries, health)
+    app.state.services = services
+    app.router.routes.extend(_documents(app))
+    return app
+
+
+def create_health_app(*, clock: Clock, ready: Callable[[], bool]) -> FastAPI:
+    """Return what a process without an API answers: `/health/live` and `/health/ready`, the same as with one."""
+    return _app(clock, ready, health)
+
+
+def _app(clock: Clock, ready: Callable[[], bool], *nouns: ModuleType) -> FastAPI:
     app = FastAPI(
         title="Gatepost",
         version=__version__,
@@ -30,12 +43,10 @@ def create_app(services: Services, *, clock: Clock, ready: Callable[[], bool]) -
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    app.state.services = services
     app.state.ready = ready
-    for noun in (tasks, webhooks, deliveries, health):
+    for noun in nouns:
         # Flat, because an included router is matched twice for every request.
         app.router.routes.extend(noun.router.routes)
-    app.router.routes.extend(_documents(app))
     app.add_middleware(Edge, clock=clock)
     problems.install(app)
     return app

@@ -1,0 +1,199 @@
+"""An API and workers as processes of their own on one store: who delivers, how they end, what they tell."""
+
+import asyncio
+import base64
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.commands import PATIENCE_SECONDS, Running, Server, clean_environment, run, running
+from tests.receivers import Receiver, status
+
+
+def sqlite(folder: Path) -> str:
+    return f"sqlite:///{folder}/gatepost.db"
+
+
+STORES: Mapping[str, Callable[[Path], str]] = {"sqlite": sqlite}
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A store that is ready to use, and the settings that every process on it has."""
+
+    settings: Mapping[str, str]
+
+    @contextmanager
+    def api(self) -> Iterator[Server]:
+        """Serve without an engine."""
+        with running("serve", "--engine", "off", "--port", "0", environment=self.settings) as process:
+            url = json.loads(process.until("server.started", stream="stderr"))["url"]
+            given = ("--group", "Team", "--create-group", "--role", "admin", "--json")
+            key = json.loads(run("key", "create", *given, environment=self.settings).stdout)["key"]
+            yield Server(Path("/nowhere"), process, url, key)
+
+    @contextmanager
+    def worker(self, *arguments: str) -> Iterator[Running]:
+        with running("worker", *arguments, environment=self.settings) as process:
+            yield process
+
+
+@pytest.fixture(params=sorted(STORES))
+def installation(request: pytest.FixtureRequest, tmp_path: Path) -> Installation:
+    settings = {
+        "GATEPOST_STORE": STORES[request.param](tmp_path),
+        "GATEPOST_SECRET_KEY": base64.b64encode(bytes(32)).decode(),
+        "GATEPOST_ALLOWED_TARGET_NETWORKS": "127.0.0.0/8",
+        "GATEPOST_LEASE_SECONDS": "2",
+    }
+    migrated = run("migrate", environment=settings)
+    assert migrated.returncode == 0, migrated.stderr
+    return Installation(settings)
+
+
+def test_a_worker_delivers_what_an_api_without_an_engine_has_taken(installation: Installation) -> None:
+    with installation.api() as api, running("listen", "--port", "0", "--json") as receiver:
+        api.webhook(url_of(receiver))
+        trigger(api)
+        with installation.worker() as worker:
+            assert json.loads(receiver.until('"event"'))["event"] == "task.created"
+            trigger(api)
+            assert json.loads(receiver.until('"event"'))["event"] == "task.created"
+            assert worker.stop() == 0
+            assert "worker.stopped" in worker.process.stderr.read()  # type: ignore[union-attr]
+        assert api.process.stop() == 0
+
+
+def test_a_killed_workers_lanes_are_taken_over_by_the_next(installation: Installation) -> None:
+    with installation.api() as api, running("listen", "--port", "0", "--json") as receiver:
+        api.webhook(url_of(receiver))
+        with installation.worker() as doomed:
+            trigger(api)
+            receiver.until('"event"')
+            trigger(api)  # whether this one was sent when it died is anybody's guess
+            doomed.process.kill()
+            doomed.process.wait()
+        trigger(api)
+        with installation.worker() as worker:
+            wait_until_delivered(api, 3)
+            assert worker.stop() == 0
+
+
+async def test_a_worker_finishes_what_is_under_way_before_it_ends(installation: Installation) -> None:
+    async with Receiver() as receiver:
+        answer = asyncio.Event()
+
+        async def slowly(conversation: object) -> None:
+            await answer.wait()
+            await status(200)(conversation)  # type: ignore[arg-type]
+
+        receiver.answer(slowly)
+        with installation.api() as api, installation.worker() as worker:
+            await asyncio.to_thread(api.webhook, receiver.url)
+            await asyncio.to_thread(trigger, api)
+            await receiver.wait_for(1)
+            stopping = asyncio.create_task(asyncio.to_thread(worker.stop))
+            await asyncio.to_thread(worker.until, "worker.stopping", stream="stderr")
+            answer.set()
+            await asyncio.to_thread(worker.until, '"status":"delivered"', stream="stderr")
+            assert await stopping == 0
+            assert len(receiver.requests) == 1
+
+
+def test_a_worker_tells_how_it_is_as_the_api_does_and_nothing_else(installation: Installation) -> None:
+    with installation.api() as api, installation.worker("--http", "127.0.0.1:0") as worker:
+        url = json.loads(worker.until("worker.started", stream="stderr"))["url"]
+        for path in ("/health/live", "/health/ready"):
+            assert answer_of(url + path) == answer_of(api.url + path) == (200, "application/json", {"status": "ok"})
+        unknown = answer_of(url + "/api/tasks/nothing/here")
+        assert unknown == answer_of(api.url + "/nothing/here")
+        assert unknown[:2] == (404, "application/problem+json")
+        assert answer_of(url + "/api/openapi.json")[0] == 404
+        assert listening_sockets(worker) == 1
+        assert worker.stop() == 0
+
+
+def test_a_worker_without_an_address_listens_nowhere_and_loads_no_web_framework(tmp_path: Path) -> None:
+    with running("worker", "--store", sqlite(tmp_path)) as worker:
+        started = json.loads(worker.until("worker.started", stream="stderr"))
+        assert (started["url"], started["store"]) == (None, sqlite(tmp_path))
+        assert listening_sockets(worker) == 0
+        assert worker.stop() == 0
+    script = """
+import asyncio, os, signal, sys, threading
+from gatepost import config, serving
+threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+asyncio.run(serving.work(config.load(), http=None))
+print("fastapi" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=clean_environment({"GATEPOST_STORE": sqlite(tmp_path)}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_a_worker_is_refused_an_address_that_is_taken(tmp_path: Path) -> None:
+    with running("listen", "--port", "0") as taken:
+        refused = run("worker", "--http", url_of(taken).removeprefix("http://"), "--store", sqlite(tmp_path))
+    assert refused.returncode == 1
+    assert b"Choose another port" in refused.stderr
+
+
+@pytest.mark.parametrize("command", [["serve"], ["worker"], ["migrate"]])
+def test_a_store_on_a_server_needs_a_key_and_its_password_is_not_shown(command: list[str]) -> None:
+    store = {"GATEPOST_STORE": "postgresql://gatepost:hunter2@127.0.0.1:1/gatepost"}
+    refused = run(*command, environment=store)
+    assert refused.returncode == 2
+    assert b"openssl rand -base64 32" in refused.stderr
+    assert b"hunter2" not in refused.stderr + refused.stdout
+
+
+# --- what they are asked -------------------------------------------------------------------------------------
+
+
+def url_of(listening: Running) -> str:
+    return listening.until("Listening on", stream="stderr").split()[2].rstrip(".")
+
+
+def trigger(api: Server) -> None:
+    done = run("trigger", "task.created", "--url", api.url, "--key", api.key)
+    assert done.returncode == 0, done.stderr
+
+
+def wait_until_delivered(api: Server, count: int) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        items = api.call("GET", "/api/integrations/deliveries")["items"]
+        if [each["status"] for each in items] == ["delivered"] * count:
+            return
+        assert time.monotonic() < deadline, items
+        time.sleep(0.1)
+
+
+def answer_of(url: str) -> tuple[int, str, object]:
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:
+            return answer.status, answer.headers["content-type"], json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers["content-type"], json.load(error)
+
+
+def listening_sockets(process: Running) -> int:
+    """Count the TCP sockets that a process listens at. Source: proc(5); state 0A is LISTEN."""
+    folder = Path(f"/proc/{process.process.pid}")
+    lines = [line.split() for name in ("tcp", "tcp6") for line in (folder / "net" / name).read_text().splitlines()[1:]]
+    listening = {f"socket:[{fields[9]}]" for fields in lines if fields[3] == "0A"}
+    return sum(str(each.readlink()) in listening for each in (folder / "fd").iterdir())
