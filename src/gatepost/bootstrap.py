@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from ipaddress import ip_address
 
 import structlog
@@ -23,7 +24,7 @@ from gatepost import __version__, config, stores
 from gatepost.adapters.interfaces import local_addresses
 from gatepost.adapters.resolver import Resolver
 from gatepost.adapters.sender import CurlSender
-from gatepost.adapters.system import SystemChance, SystemClock
+from gatepost.adapters.system import FollowedClock, SystemChance, SystemClock
 from gatepost.config import Settings
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import NotFound
@@ -113,15 +114,27 @@ class Parts:
 
 @asynccontextmanager
 async def delivery_parts(settings: Settings, *, listeners: Sequence[tuple[str, int]] = ()) -> AsyncIterator[Parts]:
-    """Open the store and start the sender; end both in the opposite order."""
-    clock = SystemClock()
+    """Open the store, follow its clock and start the sender; end all of it in the opposite order."""
+    clock = FollowedClock()
     target_policy = TargetPolicy(settings.allowed_target_networks, own_addresses(listeners))
-    async with opened_store(settings, clock) as store:
+    async with opened_store(settings, clock) as store, _following(clock, store):
         sender = _sender(settings, target_policy, clock)
         try:
             yield Parts(settings, clock, SystemChance(), target_policy, store, sender)
         finally:
             await sender.close()
+
+
+@asynccontextmanager
+async def _following(clock: FollowedClock, store: Store) -> AsyncIterator[None]:
+    await clock.sample(store.server_time)
+    task = asyncio.create_task(clock.keep(store.server_time), name="clock")
+    task.add_done_callback(partial(_die_of_a_bug, "the clock"))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def opened_store(settings: Settings, clock: Clock | None = None) -> AbstractAsyncContextManager[Store]:
@@ -237,7 +250,7 @@ async def _engine(parts: Parts) -> Engine:
 async def _delivering(engine: Engine | _NoEngine, parts: Parts) -> AsyncIterator["asyncio.Task[None]"]:
     """Run the engine; on leaving, stop it and wait for what is under way, up to the deadline."""
     task = asyncio.create_task(engine.run(), name="engine")
-    task.add_done_callback(_die_of_a_bug)
+    task.add_done_callback(partial(_die_of_a_bug, "the engine"))
     try:
         yield task
     finally:
@@ -250,9 +263,9 @@ async def _delivering(engine: Engine | _NoEngine, parts: Parts) -> AsyncIterator
             await asyncio.wait([task])
 
 
-def _die_of_a_bug(task: "asyncio.Task[None]") -> None:
+def _die_of_a_bug(part: str, task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and (bug := task.exception()):
-        _dies("the engine")(bug)
+        _dies(part)(bug)
 
 
 def _dies(part: str) -> Callable[[BaseException], None]:

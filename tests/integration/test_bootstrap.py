@@ -19,6 +19,7 @@ from gatepost.domain.network import TargetPolicy
 
 DEATHS = {
     "the engine": "gatepost.engine.engine.Engine.run",
+    "the clock": "gatepost.adapters.system.FollowedClock.keep",
     "the store's writer": "gatepost.adapters.storage.threads.Threads._keep_writing",
     "the sender": "gatepost.adapters.curl_loop.CurlLoop._turn",
 }
@@ -27,7 +28,7 @@ DEATHS = {
 @pytest.mark.parametrize("part", DEATHS)
 def test_a_part_that_dies_takes_the_process_with_it(tmp_path: Path, part: str) -> None:
     module, owner, method = DEATHS[part].rsplit(".", 2)
-    dying = "async def die" if method == "run" else "def die"
+    dying = "async def die" if method in ("run", "keep") else "def die"
     script = f"""
 import importlib, sys
 {dying}(*_): raise RuntimeError("a bug of ours")
