@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tests.integration.apis import Api, opened_api
+from tests.integration.fleets import SHARED_ON, Fleet, fleet_on
 from tests.integration.rigs import Rig, engine_rig
 from tests.integration.senders import CLOCK, LOOPBACK, Make, Sending
 from tests.receivers import Receiver
@@ -52,3 +53,9 @@ async def receiver() -> AsyncIterator[Receiver]:
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     async with engine_rig(tmp_path) as rig:
         yield rig
+
+
+@pytest.fixture(params=SHARED_ON)
+async def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Fleet]:
+    async with fleet_on(request.param, tmp_path) as fleet:
+        yield fleet

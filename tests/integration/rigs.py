@@ -1,4 +1,4 @@
-"""An engine over a real SQLite store, on a clock that moves when told and a sender that answers as scripted."""
+"""An engine over a real store, on a clock that moves when told and a sender that answers as scripted."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -25,7 +25,7 @@ FAILED = Refused(Response(500, (), b"broken"))
 class Rig:
     """A store, a sender and an engine that can be started more than once."""
 
-    def __init__(self, store: SqliteStore, clock: FakeClock) -> None:
+    def __init__(self, store: Any, clock: FakeClock) -> None:
         self.store = store
         self.clock = clock
         self.sender = ScriptedSender(clock)
@@ -110,7 +110,7 @@ class Rig:
 class FailingRecords:
     """The store, with one method that fails while it is told to."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: Any) -> None:
         self._store = store
         self.failing = False
         self.refused = 0
@@ -128,7 +128,7 @@ class FailingRecords:
 class Damaged:
     """The store, some of whose webhooks cannot be read."""
 
-    def __init__(self, store: SqliteStore, damaged: set[str]) -> None:
+    def __init__(self, store: Any, damaged: set[str]) -> None:
         self._store = store
         self._damaged = damaged
 
@@ -168,7 +168,7 @@ class Blinking:
 class FailingOnce:
     """The store, one method of which fails the first time."""
 
-    def __init__(self, store: SqliteStore, method: str) -> None:
+    def __init__(self, store: Any, method: str) -> None:
         self._store = store
         self._method = method
         self.failed = False
@@ -178,6 +178,28 @@ class FailingOnce:
             self.failed = True
             return _unavailable
         return getattr(self._store, name)
+
+
+class Unanswered:
+    """The store, one method of which is done without an answer the first times."""
+
+    def __init__(self, store: Any, method: str, times: int) -> None:
+        self._store = store
+        self._method = method
+        self._times = times
+        self.unanswered = 0
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+        if name != self._method or self.unanswered == self._times:
+            return method
+
+        async def lose_the_answer(*args: Any, **kwargs: Any) -> None:
+            await method(*args, **kwargs)
+            self.unanswered += 1
+            raise StoreUnavailable("the connection is gone")
+
+        return lose_the_answer
 
 
 async def _unavailable(*_: Any, **__: Any) -> None:
@@ -190,8 +212,15 @@ async def engine_rig(tmp_path: Path) -> AsyncIterator[Rig]:
         raise bug
 
     store = await SqliteStore.open(tmp_path / "engine.db", box=SecretBox(bytes(32)), on_death=die)
+    async with rig_on(store) as rig:
+        yield rig
+    await store.close()
+
+
+@asynccontextmanager
+async def rig_on(store: Any) -> AsyncIterator[Rig]:
+    """Return a rig on a store that is open, and stays so."""
     rig = Rig(store, FakeClock())
     await store.add_group(rig.group)
     yield rig
     await rig.abandon()
-    await store.close()

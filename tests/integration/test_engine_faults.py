@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 from tests.builders import accepted
-from tests.integration.rigs import FAILED, LEASE, Blinking, Damaged, FailingOnce, FailingRecords, Rig
+from tests.integration.rigs import FAILED, LEASE, Blinking, Damaged, FailingOnce, FailingRecords, Rig, Unanswered
 
 from gatepost.domain.deliveries import Status
 from gatepost.domain.retry import RetryPolicy
@@ -193,3 +193,22 @@ async def test_a_webhook_enabled_again_before_its_lane_was_given_back_is_served(
 
     await rig.until_status(delivery, Status.DELIVERED)
     assert rig.clock.now() - delivery.created_at < LEASE / 2
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_lane_whose_release_was_done_without_an_answer_is_leased_before_it_is_gone_on_with(
+    rig: Rig, times: int
+) -> None:
+    webhook = await rig.webhook()
+    store = Unanswered(rig.store, "release_lanes", times)
+    await rig.start(store)
+    [delivery] = await rig.emit(webhook)
+    await rig.until_status(delivery, Status.DELIVERED)
+    rig.sender.hold()
+
+    await rig.until(lambda: store.unanswered == times, step=0.02)
+    await rig.emit(webhook)  # which pokes it: asked in the same words, the release would be refused
+    await rig.until(lambda: rig.sender.in_flight)
+
+    theirs = await rig.store.lease_lanes("eng_other", limit=1, now=rig.clock.now(), lease=LEASE)
+    assert theirs.lanes == []
