@@ -188,14 +188,18 @@ class Unanswered:
         self._method = method
         self._times = times
         self.unanswered = 0
+        self.asked: list[tuple[Any, ...]] = []
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)
-        if name != self._method or self.unanswered == self._times:
+        if name != self._method:
             return method
 
-        async def lose_the_answer(*args: Any, **kwargs: Any) -> None:
-            await method(*args, **kwargs)
+        async def lose_the_answer(*args: Any, **kwargs: Any) -> Any:
+            self.asked.append(args)
+            answer = await method(*args, **kwargs)
+            if self.unanswered == self._times:
+                return answer
             self.unanswered += 1
             raise StoreUnavailable("the connection is gone")
 
