@@ -332,6 +332,8 @@ class LaneStore(Protocol):
     async def lease_lanes(self, owner: str, *, limit: int, now: datetime, lease: timedelta) -> Leased:
         """Lease lanes that are due, not held, and not leased; each gets a new token. Longest due first.
 
+        A lane that is just being written to may be passed over until the next time.
+
         A lease that ended before `now` is none, nor is one further ahead than twice its length (a clock stepped
         back). Taking over a lane that its owner did not release adds 1 to `unclean`. While other owners are alive
         (joined, and seen within a lease) an owner gets no more than its share: the lanes that are due or leased, held
@@ -382,8 +384,8 @@ class TimeSource(Protocol):
 class EngineHints(Protocol):
     """What the rest of the process may tell the engine, to save it a look. Correctness never rests on it."""
 
-    def hand_over(self, deliveries: Sequence[QueuedDelivery]) -> None:
-        """Take deliveries that have just been committed, or leave them to the store."""
+    def hand_over(self, deliveries: Sequence[QueuedDelivery]) -> set[str]:
+        """Take deliveries that have just been committed; return the webhooks whose lanes took none."""
 
     def webhook_changed(self, webhook_id: str) -> None:
         """Read a webhook's configuration again before anything more is sent to it."""

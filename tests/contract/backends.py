@@ -2,10 +2,13 @@
 
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
+
+from tests import postgres_servers
 
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.ports import AccountStore, DeliveryLog, LaneStore, TaskStore, WebhookStore
@@ -32,8 +35,8 @@ class Backend(ABC):
         self.deaths: list[BaseException] = []  # of threads that stores run
         self._handles: list[Store] = []
 
-    @staticmethod
-    def missing() -> str | None:
+    @classmethod
+    def missing(cls) -> str | None:
         """Say what is missing to run on this backend; None when it can run."""
         return None
 
@@ -87,4 +90,63 @@ class SqliteBackend(Backend):
             connection.execute("UPDATE lanes SET due_at = ? WHERE webhook_id = ?", (never, webhook_id))
 
 
-BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in (SqliteBackend,)}
+class PostgresBackend(Backend):
+    """A schema of its own in the test server's database."""
+
+    version: ClassVar[int]
+    sees_death = False
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return postgres_servers.missing(cls.version)
+
+    async def _open(self) -> Store:
+        from gatepost.adapters.secretbox import SecretBox
+        from gatepost.adapters.storage.postgres import PostgresStore
+
+        url, box = await self._made(), SecretBox(SECRET_KEY)
+        await PostgresStore.migrate(url, box=box)
+        return await PostgresStore.open(url, box=box, on_death=self.deaths.append)
+
+    async def _made(self) -> str:
+        async with self._connected() as connection:
+            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {self._schema}")
+        return f"{postgres_servers.url(self.version)}&search_path={self._schema}"
+
+    @property
+    def _schema(self) -> str:
+        return f"test_{sha256(str(self.folder).encode()).hexdigest()[:16]}"
+
+    def bytes_at_rest(self) -> None:
+        return None
+
+    async def lose_hint(self, webhook_id: str) -> None:
+        async with self._connected() as connection:
+            await connection.execute(
+                f"UPDATE {self._schema}.lanes SET due_at = 253402300799999 WHERE webhook_id = $1", webhook_id
+            )
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Any]:
+        import asyncpg
+
+        connection = await asyncpg.connect(postgres_servers.url(self.version))
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+
+class Postgres15Backend(PostgresBackend):
+    name = "postgres-15"
+    version = 15
+
+
+class Postgres18Backend(PostgresBackend):
+    name = "postgres-18"
+    version = 18
+
+
+BACKENDS: dict[str, type[Backend]] = {
+    backend.name: backend for backend in (SqliteBackend, Postgres15Backend, Postgres18Backend)
+}

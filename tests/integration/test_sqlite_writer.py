@@ -21,8 +21,10 @@ from gatepost.adapters.storage import (
     sql_attempts,
     sql_deliveries,
     sql_lanes,
+    sql_owners,
     sql_tasks,
     sql_webhooks,
+    sqlite_schema,
     threads,
 )
 from gatepost.adapters.storage.scripts import Emitted, Script, Unstorable, execute, execute_many, fetch
@@ -244,7 +246,7 @@ async def test_the_statements_of_a_read_see_one_moment(database: Threads) -> Non
 @pytest.mark.parametrize("count", [0, 1, 2, 8, 9, 255, 256, 257, 1000])
 async def test_a_statement_over_rows_reaches_each_of_them_once(database: Threads, count: int) -> None:
     def many() -> Script[None]:
-        yield execute_many("INSERT INTO notes (text) VALUES {rows}", [(f"{n:04}",) for n in range(count)])
+        yield execute_many("INSERT INTO notes (text) VALUES {rows}", [(f"{n:04}",) for n in range(count)], "text")
 
     await database.write(many())
 
@@ -433,7 +435,7 @@ def empty(tmp_path: Path) -> sqlite3.Connection:
 
 def test_each_migration_runs_once_and_in_order(empty: sqlite3.Connection) -> None:
     for known in ([ONE], [ONE, TWO], [ONE, TWO]):
-        migrating.migrate(empty, known)
+        sqlite_schema.migrate(empty, known)
 
     assert empty.execute("SELECT n FROM one").fetchall() == [(1,), (2,)]
     assert empty.execute("SELECT number, name FROM migrations").fetchall() == [(1, ONE.name), (2, TWO.name)]
@@ -444,27 +446,27 @@ def test_a_migration_that_fails_leaves_nothing_behind(empty: sqlite3.Connection)
     broken = TWO._replace(sql=TWO.sql + "INSERT INTO nowhere VALUES (1);\n")
 
     with pytest.raises(sqlite3.OperationalError, match="nowhere"):
-        migrating.migrate(empty, [ONE, broken])
+        sqlite_schema.migrate(empty, [ONE, broken])
 
     assert empty.execute("SELECT n FROM one").fetchall() == [(1,)]
-    migrating.migrate(empty, [ONE, TWO])
+    sqlite_schema.migrate(empty, [ONE, TWO])
     assert empty.execute("SELECT n FROM one").fetchall() == [(1,), (2,)]
     empty.close()
 
 
 def test_an_edited_migration_is_refused(empty: sqlite3.Connection) -> None:
-    migrating.migrate(empty, [ONE])
+    sqlite_schema.migrate(empty, [ONE])
 
     with pytest.raises(StoreUnavailable, match=r"0001_one\.sql is not the one that made this database"):
-        migrating.migrate(empty, [ONE._replace(sql=ONE.sql + "-- an afterthought\n")])
+        sqlite_schema.migrate(empty, [ONE._replace(sql=ONE.sql + "-- an afterthought\n")])
     empty.close()
 
 
 def test_a_database_of_a_newer_version_is_refused(empty: sqlite3.Connection) -> None:
-    migrating.migrate(empty, [ONE, TWO])
+    sqlite_schema.migrate(empty, [ONE, TWO])
 
     with pytest.raises(StoreUnavailable, match=r"newer than this Gatepost: it has migration 0002_two\.sql"):
-        migrating.migrate(empty, [ONE])
+        sqlite_schema.migrate(empty, [ONE])
     empty.close()
 
 
@@ -475,7 +477,9 @@ async def test_processes_that_open_a_new_database_at_once_agree(tmp_path: Path) 
 
 
 def test_migrations_are_numbered_without_gaps() -> None:
-    assert [migration.number for migration in migrating.shipped()] == [*range(1, len(migrating.shipped()) + 1)]
+    assert [migration.number for migration in migrating.shipped("sqlite")] == [
+        *range(1, len(migrating.shipped("sqlite")) + 1)
+    ]
 
 
 # --- every query by its index --------------------------------------------------------------------------------
@@ -486,8 +490,8 @@ ENGINE_QUERIES: dict[str, tuple[str, int, list[str]]] = {
     "leasable": (sql_lanes.LEASABLE, 0, ["lanes_free", "lanes_leased"]),
     "lease": (sql_lanes.LEASE, 5, ["PRIMARY KEY"]),
     "next due": (sql_lanes.NEXT_DUE, 0, ["lanes_free"]),
-    "leases": (sql_lanes.LEASES, 0, ["PRIMARY KEY"]),
-    "renew": (sql_lanes.RENEW, 0, ["PRIMARY KEY"]),
+    "leases": (sql_owners.LEASES, 0, ["PRIMARY KEY"]),
+    "renew": (sql_owners.RENEW, 0, ["PRIMARY KEY"]),
     "release": (sql_lanes.RELEASE, 0, ["PRIMARY KEY", UNFINISHED]),
     "lane": (sql_lanes.LANE, 0, ["PRIMARY KEY"]),
     "due": (sql_lanes.DUE, 0, [UNFINISHED, "sqlite_autoindex_events_1"]),
@@ -516,7 +520,7 @@ LISTS = {
 # A walk along an index that holds only what is looked for, or over rows that the statement brings itself.
 HARMLESS_SCAN = re.compile(
     r"SCAN (webhooks USING (COVERING )?INDEX webhooks_deleted|(\d+ )?CONSTANT ROWS?|\(subquery-\d+\)"
-    r"|(new|taken|clean)|json_each VIRTUAL TABLE .*)"
+    r"|(new|taken|clean|free|found)|json_each VIRTUAL TABLE .*)"
 )
 
 
@@ -543,7 +547,7 @@ def test_what_people_list_is_found_by_index(empty: sqlite3.Connection, name: str
 
 
 def plan_of(connection: sqlite3.Connection, sql: str) -> list[str]:
-    migrating.migrate(connection)
+    sqlite_schema.migrate(connection)
     rows = connection.execute(f"EXPLAIN QUERY PLAN {sql}", [1] * sql.count("?")).fetchall()
     connection.close()
     return [detail for *_, detail in rows]

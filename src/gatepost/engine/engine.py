@@ -120,14 +120,18 @@ class Engine:
 
     # --- hints -----------------------------------------------------------------------------------------------
 
-    def hand_over(self, deliveries: Sequence[QueuedDelivery]) -> None:
+    def hand_over(self, deliveries: Sequence[QueuedDelivery]) -> set[str]:
         """Take deliveries just committed into the lanes we hold; the rest are a reason to lease."""
+        refused = set()
         for delivery in deliveries:
             lane = self._lanes.get(delivery.webhook_id)
             if lane is not None and lane.offer(delivery):
                 self._dispatcher.touch(lane)
             else:
-                self._lease_wanted.set()
+                refused.add(delivery.webhook_id)
+        if refused:
+            self._lease_wanted.set()
+        return refused
 
     def webhook_changed(self, webhook_id: str) -> None:
         """Send nothing more to a webhook before its configuration was read again."""

@@ -1,7 +1,6 @@
-"""Schema changes: numbered files, each run once in one transaction, forward only."""
+"""Schema changes: numbered files, each run once in one transaction, forward only. The drivers run them."""
 
-import sqlite3
-from collections.abc import Iterator
+from collections.abc import Sequence
 from hashlib import sha256
 from importlib.resources import files
 from typing import NamedTuple
@@ -19,39 +18,28 @@ class Migration(NamedTuple):
         return sha256(self.sql.encode()).hexdigest()
 
 
-def migrate(connection: sqlite3.Connection, migrations: list[Migration] | None = None) -> None:
-    """Bring a database to this version's schema.
+class Applied(NamedTuple):
+    """What a database says of a migration that made it."""
 
-    Raises: StoreUnavailable, when it is newer than that, or was made by a migration that has been edited since.
-    """
-    known = shipped() if migrations is None else migrations
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS migrations"
-        " (number INTEGER PRIMARY KEY, name TEXT NOT NULL, checksum TEXT NOT NULL, applied_at TEXT NOT NULL)"
-    )
-    for migration in known:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            # Looked up under the write lock: two processes that start at once run each file once.
-            if migration.number not in _checked(connection, known):
-                _apply(connection, migration)
-            connection.execute("COMMIT")
-        finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+    number: int
+    name: str
+    checksum: str
 
 
-def shipped() -> list[Migration]:
+def shipped(dialect: str) -> list[Migration]:
     """Return the migrations of this version, in order."""
-    folder = files("gatepost.adapters.storage") / "migrations"
+    folder = files("gatepost.adapters.storage") / "migrations" / dialect
     names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
     return [Migration(int(name[:4]), name, (folder / name).read_text("utf-8")) for name in names]
 
 
-def _checked(connection: sqlite3.Connection, known: list[Migration]) -> set[int]:
+def missing(applied: Sequence[Applied], known: Sequence[Migration]) -> list[Migration]:
+    """Return what a database still needs, in order.
+
+    Raises: StoreUnavailable, when it is newer than this version, or was made by a migration edited since.
+    """
     checksums = {migration.number: migration.checksum for migration in known}
-    rows = connection.execute("SELECT number, name, checksum FROM migrations ORDER BY number").fetchall()
-    for number, name, checksum in rows:
+    for number, name, checksum in applied:
         if number not in checksums:
             raise StoreUnavailable(
                 f"the database is newer than this Gatepost: it has migration {name}, which this version does not know;"
@@ -61,25 +49,5 @@ def _checked(connection: sqlite3.Connection, known: list[Migration]) -> set[int]
             raise StoreUnavailable(
                 f"migration {name} is not the one that made this database: the file was edited after it ran"
             )
-    return {number for number, _, _ in rows}
-
-
-def _apply(connection: sqlite3.Connection, migration: Migration) -> None:
-    for statement in _statements(migration.sql):
-        connection.execute(statement)
-    connection.execute(
-        "INSERT INTO migrations (number, name, checksum, applied_at) VALUES (?, ?, ?, datetime('now'))",
-        (migration.number, migration.name, migration.checksum),
-    )
-
-
-def _statements(sql: str) -> Iterator[str]:
-    """Yield the statements one by one; `executescript` would commit before the first."""
-    statement = ""
-    for line in sql.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-    if statement.strip():
-        yield statement
+    done = {number for number, _, _ in applied}
+    return [migration for migration in known if migration.number not in done]

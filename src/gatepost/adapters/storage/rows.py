@@ -157,6 +157,9 @@ DELIVERY_COLUMNS = (
     "id, group_id, webhook_id, event_id, event, task_ids, status, attempt_count, max_attempts, next_attempt_at,"
     " last_status_code, last_error_class, dead_reason, replay_of, created_at, finished_at"
 )
+# The last is the replay key's.
+DELIVERY_TYPES = "text text text text text text text bigint bigint bigint bigint text text text bigint bigint text"
+PROGRESS_TYPES = "text bigint text bigint bigint bigint bigint text text bigint"
 
 
 def delivery_row(delivery: Delivery) -> Row:
@@ -237,6 +240,7 @@ ATTEMPT_COLUMNS = (
     "delivery_id, number, probe, id, started_at, duration_us, outcome, status_code, headers, body, truncated,"
     " error_class, detail"
 )
+ATTEMPT_TYPES = "text bigint bigint text bigint bigint text bigint bytea bytea bigint text text"
 
 
 def attempt_row(delivery_id: str, attempt: Attempt) -> Row:

@@ -1,11 +1,10 @@
 """How a use of the database is written down: once, as a generator, for every driver.
 
-A script yields statements and is sent their results. SQLite's threads run it today; nothing in it says so, so that a
-driver with an asynchronous transaction can run the same script.
+A script yields statements and is sent their results. SQLite's threads and PostgreSQL's connections run it.
+What the two spell differently stands here, and how PostgreSQL spells it in `postgres_dialect.py`.
 """
 
-import json
-from collections.abc import Awaitable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -20,6 +19,7 @@ class Kind(Enum):
     FETCH = "fetch"
     EXECUTE = "execute"
     EXECUTE_MANY = "execute many"
+    POKE = "poke"
 
 
 class Statement(NamedTuple):
@@ -27,7 +27,8 @@ class Statement(NamedTuple):
 
     kind: Kind
     sql: str
-    params: Sequence[Any]
+    params: Any
+    types: str = ""
 
 
 Script = Generator[Statement, Any, T]
@@ -43,22 +44,37 @@ def execute(sql: str, params: Sequence[Any] = ()) -> Statement:
     return Statement(Kind.EXECUTE, sql, params)
 
 
-def execute_many(sql: str, rows: Sequence[Sequence[Any]]) -> Statement:
+def execute_many(sql: str, rows: Sequence[Sequence[Any]], types: str) -> Statement:
     """Run a statement once over many rows, which stand where it says ``VALUES {rows}``; the answer is None.
 
-    One statement, not one for each row: a thread gives Python's lock away around each of them, and waits to get it
-    back while the event loop is busy. Two hundred such waits took a second where two take milliseconds.
+    Shape: `types` names PostgreSQL's type of each column, with spaces between.
+
+    One statement, not one for each row: a server is asked once, and a thread gives Python's lock away once. Two hundred
+    waits to get it back from a busy event loop took a second where two take milliseconds.
     """
-    return Statement(Kind.EXECUTE_MANY, sql, rows)
+    return Statement(Kind.EXECUTE_MANY, sql, rows, types)
 
 
-# A list in one parameter. PostgreSQL spells the function json_array_elements_text.
+def poke(moments: Mapping[str, int]) -> Statement:
+    """Make lanes due at the given moments, unless they are earlier; the answer is None.
+
+    A statement of its own kind, as its place differs: within the transaction on SQLite, whose one writer makes that
+    free; after it on PostgreSQL, where a busy webhook's row would be locked by each emitter until its commit.
+    """
+    return Statement(Kind.POKE, "", moments)
+
+
+# A list in one parameter; SQLite's driver makes JSON of it.
 IN_LIST = "IN (SELECT value FROM json_each(?))"
 
+# Row locks. To SQLite, which has one writer, they are comments.
+LOCKED = "/* locked in this order */"
+UNLESS_LOCKED = "/* unless others have locked it */"
 
-def listed(ids: Iterable[str]) -> str:
+
+def listed(ids: Iterable[str]) -> list[str]:
     """Return the parameter of `IN_LIST`."""
-    return json.dumps(list(ids))
+    return list(ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +91,19 @@ class Unstorable(ValueError):
 
 
 class Database(Protocol):
-    """What runs scripts."""
+    """What runs scripts. Those for lanes are the engine's: they never wait behind what people ask for."""
 
     def read(self, script: Script[T]) -> Awaitable[T]:
         """Run a script that only fetches, on one snapshot that began after this call."""
 
     def read_lanes(self, script: Script[T]) -> Awaitable[T]:
-        """Run a script as `read` does, for the engine: never behind what people look at."""
+        """Run a script that only fetches; each statement sees what was committed when it began."""
 
     def write(self, script: Script[T]) -> Awaitable[T]:
         """Run a script in a transaction: all of it is committed, or nothing.
 
         Raises: StoreUnavailable; Unstorable; whatever the script itself raises.
         """
+
+    def write_lanes(self, script: Script[T]) -> Awaitable[T]:
+        """Run a script as `write` does."""

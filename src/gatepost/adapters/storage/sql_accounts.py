@@ -85,4 +85,6 @@ def _key(key_id: str) -> Script[ApiKey | None]:
 
 
 def _touch_keys(used_at: Mapping[str, datetime]) -> Script[None]:
-    yield execute_many(_TOUCH_KEYS, [(key_id, to_ms(moment)) for key_id, moment in sorted(used_at.items())])
+    yield execute_many(
+        _TOUCH_KEYS, [(key_id, to_ms(moment)) for key_id, moment in sorted(used_at.items())], "text bigint"
+    )

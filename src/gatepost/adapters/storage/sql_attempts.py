@@ -5,12 +5,23 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
-from gatepost.adapters.storage.rows import ATTEMPT_COLUMNS, Row, attempt_row, progress_row
-from gatepost.adapters.storage.scripts import IN_LIST, Database, Script, Unstorable, execute_many, fetch, listed
+from gatepost.adapters.storage.rows import (
+    ATTEMPT_COLUMNS,
+    ATTEMPT_TYPES,
+    PROGRESS_TYPES,
+    Row,
+    attempt_row,
+    progress_row,
+)
+from gatepost.adapters.storage.scripts import IN_LIST, LOCKED, Database, Script, Unstorable, execute_many, fetch, listed
 from gatepost.domain.deliveries import ErrorClass, Unreachable
 from gatepost.ports import LaneOutcomes, Settled
 
-STANDING = f"SELECT webhook_id, token, unclean, window FROM lanes WHERE webhook_id {IN_LIST}"
+# On PostgreSQL a plain update under the token's condition that waits for a row still writes after the token has moved:
+# the lanes are locked first, and written for only if they are still ours then.
+STANDING = f"""
+SELECT webhook_id, token, unclean, "window" FROM lanes WHERE webhook_id {IN_LIST} ORDER BY webhook_id {LOCKED}
+"""
 # An attempt is written only where it moves its delivery, and before that is moved. What is there already is recorded:
 # a batch whose COMMIT got lost is written again unharmed. CROSS JOIN: from the rows given, one look-up for each.
 _INSERT_ATTEMPTS = f"""
@@ -48,6 +59,13 @@ WITH clean (webhook_id, "window") AS (VALUES {rows})
 UPDATE lanes SET unclean = 0, "window" = clean."window" FROM clean WHERE lanes.webhook_id = clean.webhook_id
 """
 
+_STEPS = (
+    (ADD_ATTEMPTS, ATTEMPT_TYPES),
+    (MOVE, PROGRESS_TYPES),
+    (REPLACE_ATTEMPTS, ATTEMPT_TYPES),
+    (AMEND, PROGRESS_TYPES),
+)
+
 # Of one lane: the rows of `ADD_ATTEMPTS`, of `MOVE`, and of their amending counterparts.
 LaneRows = tuple[list[Row], list[Row], list[Row], list[Row]]
 
@@ -59,7 +77,7 @@ class SqlAttempts:
 
     async def record_attempts(self, batch: Sequence[LaneOutcomes]) -> set[str]:
         try:
-            return await self._database.write(_record(batch))
+            return await self._database.write_lanes(_record(batch))
         except (Unstorable, UnicodeEncodeError):
             return {lost for outcomes in batch for lost in await self._record_singly(outcomes)}
 
@@ -67,10 +85,10 @@ class SqlAttempts:
         lost: set[str] = set()
         for settled in outcomes.settled:
             try:
-                lost |= await self._database.write(_record([replace(outcomes, settled=[settled])]))
+                lost |= await self._database.write_lanes(_record([replace(outcomes, settled=[settled])]))
             except (Unstorable, UnicodeEncodeError):
                 bare = replace(outcomes, settled=[_without_response(settled)])
-                lost |= await self._database.write(_record([bare]))
+                lost |= await self._database.write_lanes(_record([bare]))
         return lost
 
 
@@ -136,11 +154,11 @@ def _write_outcomes(batch: Sequence[LaneOutcomes], rows: Sequence[LaneRows]) -> 
             kind.extend(more)
         if unclean or window != outcomes.window:
             cleaned.append((outcomes.webhook_id, outcomes.window))
-    for sql, its_rows in zip((ADD_ATTEMPTS, MOVE, REPLACE_ATTEMPTS, AMEND), kinds, strict=True):
+    for (sql, types), its_rows in zip(_STEPS, kinds, strict=True):
         if its_rows:
-            yield execute_many(sql, its_rows)
+            yield execute_many(sql, its_rows, types)
     if cleaned:
-        yield execute_many(CLEAN, sorted(cleaned))
+        yield execute_many(CLEAN, sorted(cleaned), "text bigint")
     return lost
 
 

@@ -5,7 +5,9 @@ from typing import Any, Protocol, TypeVar
 
 from gatepost.adapters.storage.rows import (
     ATTEMPT_COLUMNS,
+    ATTEMPT_TYPES,
     DELIVERY_COLUMNS,
+    DELIVERY_TYPES,
     Row,
     attempt_from,
     attempt_row,
@@ -24,8 +26,8 @@ from gatepost.adapters.storage.scripts import (
     execute_many,
     fetch,
     listed,
+    poke,
 )
-from gatepost.adapters.storage.sql_lanes import poke
 from gatepost.domain.deliveries import Attempt, Delivery, Status, queued
 from gatepost.domain.events import Event
 from gatepost.ports import DeliveryDetail, DeliveryQuery, Page, Saved
@@ -82,7 +84,7 @@ def store_event(event: Event) -> Script[None]:
     yield execute(_ADD_EVENT, event_row(event))
     rows = [(event.group_id, task_id, event.id, version) for task_id, version in event.tasks]
     if rows:
-        yield execute_many(_ADD_EVENT_TASKS, rows)
+        yield execute_many(_ADD_EVENT_TASKS, rows, "text text text bigint")
 
 
 def store_deliveries(deliveries: Sequence[Delivery]) -> Script[None]:
@@ -90,8 +92,8 @@ def store_deliveries(deliveries: Sequence[Delivery]) -> Script[None]:
     if not deliveries:
         return
     rows = [delivery_row(each) for each in deliveries]
-    yield execute_many(_ADD_DELIVERIES, rows)
-    yield from poke({row[2]: row[9] for row in rows})
+    yield execute_many(_ADD_DELIVERIES, rows, DELIVERY_TYPES)
+    yield poke({row[2]: row[9] for row in rows})
 
 
 class _HasId(Protocol):
@@ -171,5 +173,5 @@ def _add_replay(group_id: str, delivery: Delivery) -> Script[Emitted]:
 
 def _add_test(event: Event, delivery: Delivery, attempt: Attempt) -> Script[None]:
     yield from store_event(event)
-    yield execute_many(_ADD_DELIVERIES, [delivery_row(delivery)])
-    yield execute_many(_ADD_ATTEMPT, [attempt_row(delivery.id, attempt)])
+    yield execute_many(_ADD_DELIVERIES, [delivery_row(delivery)], DELIVERY_TYPES)
+    yield execute_many(_ADD_ATTEMPT, [attempt_row(delivery.id, attempt)], ATTEMPT_TYPES)

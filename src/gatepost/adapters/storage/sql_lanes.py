@@ -16,12 +16,13 @@ from gatepost.adapters.storage.rows import (
 )
 from gatepost.adapters.storage.scripts import (
     IN_LIST,
+    UNLESS_LOCKED,
     Database,
     Script,
     execute,
     execute_many,
     fetch,
-    listed,
+    poke,
 )
 from gatepost.adapters.storage.sql_owners import room_in_share
 from gatepost.ports import LaneRead, Leased, LeasedLane, Release
@@ -29,6 +30,7 @@ from gatepost.ports import LaneRead, Leased, LeasedLane, Release
 # --- hints ---------------------------------------------------------------------------------------------------
 
 # Only ever lowers `due_at`; the counter tells an owner about to release the lane that it has more to look at.
+# SQLite's; PostgreSQL's stands in `postgres_pokes.py`.
 POKE = f"""
 UPDATE lanes SET pokes = pokes + 1, due_at = CASE WHEN due_at > ? THEN ? ELSE due_at END WHERE webhook_id {IN_LIST}
 """
@@ -37,19 +39,21 @@ UPDATE lanes SET pokes = pokes + 1, due_at = CASE WHEN due_at > ? THEN ? ELSE du
 
 # Due lanes that nobody has, and lanes whose lease is over or absurdly far ahead (a clock stepped back). Two halves,
 # each by its own partial index: lanes that are leased are not stepped over.
-LEASABLE = """
-SELECT webhook_id, token, pokes, unclean, window, owner FROM (
+# What was found is asked again where the row is locked: others lease at the same time.
+LEASABLE = f"""
+SELECT lanes.webhook_id, lanes.token, lanes.pokes, lanes.unclean, lanes."window", lanes.owner FROM (
     SELECT * FROM (
-        SELECT webhook_id, token, pokes, unclean, window, owner, due_at FROM lanes
+        SELECT webhook_id FROM lanes
         WHERE owner = '' AND due_at <= ? AND hold_until <= ? ORDER BY due_at LIMIT ?
-    )
+    ) AS free
     UNION ALL
-    SELECT webhook_id, token, pokes, unclean, window, owner, due_at FROM lanes
-    WHERE owner <> '' AND lease_until < ? AND due_at <= ? AND hold_until <= ?
+    SELECT webhook_id FROM lanes WHERE owner <> '' AND lease_until < ? AND due_at <= ? AND hold_until <= ?
     UNION ALL
-    SELECT webhook_id, token, pokes, unclean, window, owner, due_at FROM lanes
-    WHERE owner <> '' AND lease_until > ? AND due_at <= ? AND hold_until <= ?
-) ORDER BY due_at, webhook_id LIMIT ?
+    SELECT webhook_id FROM lanes WHERE owner <> '' AND lease_until > ? AND due_at <= ? AND hold_until <= ?
+) AS found CROSS JOIN lanes
+WHERE lanes.webhook_id = found.webhook_id AND lanes.due_at <= ? AND lanes.hold_until <= ?
+      AND (lanes.owner = '' OR lanes.lease_until < ? OR lanes.lease_until > ?)
+ORDER BY lanes.due_at, lanes.webhook_id LIMIT ? {UNLESS_LOCKED}
 """
 LEASE = """
 WITH taken (webhook_id, token, unclean, owner, lease_until) AS (VALUES {rows})
@@ -112,44 +116,42 @@ class SqlLanes:
     _database: Database
 
     async def lease_lanes(self, owner: str, *, limit: int, now: datetime, lease: timedelta) -> Leased:
-        return await self._database.write(_lease_lanes(owner, limit, now, lease))
+        return await self._database.write_lanes(_lease_lanes(owner, limit, now, lease))
 
     async def read_lanes(self, limits: Mapping[str, int], *, now: datetime) -> Mapping[str, LaneRead]:
         return await self._database.read_lanes(_read_lanes(limits, to_ms(now)))
 
     async def release_lanes(self, releases: Sequence[Release]) -> set[str]:
-        return await self._database.write(_release_lanes(releases)) if releases else set()
+        return await self._database.write_lanes(_release_lanes(releases)) if releases else set()
 
     async def sweep(self, *, now: datetime) -> int:
         # Searched for by a reader, as there is nothing to find most of the time.
         forgotten, orphaning = await self._database.read_lanes(_look_for_work(to_ms(now)))
         for webhook_id in orphaning:
-            while await self._database.write(_bury(webhook_id, to_ms(now))) == _BURIED_AT_ONCE:
+            while await self._database.write_lanes(_bury(webhook_id, to_ms(now))) == _BURIED_AT_ONCE:
                 pass
         if forgotten:
-            await self._database.write(poke(dict.fromkeys(forgotten, to_ms(now))))
+            await self._database.write_lanes(_poke(dict.fromkeys(forgotten, to_ms(now))))
         return len(forgotten)
 
 
-def poke(moments: Mapping[str, int]) -> Script[None]:
-    """Make lanes due at the given moments, unless they are earlier."""
-    for at in sorted(set(moments.values())):
-        poked = sorted(webhook_id for webhook_id, moment in moments.items() if moment == at)
-        yield execute(POKE, (at, at, listed(poked)))
+def _poke(moments: Mapping[str, int]) -> Script[None]:
+    yield poke(moments)
 
 
 def _lease_lanes(owner: str, limit: int, now: datetime, lease: timedelta) -> Script[Leased]:
     room = yield from room_in_share(owner, now=now, lease=lease)
     at, limit = to_ms(now), max(limit if room is None else min(limit, room), 0)
     absurd = to_ms(now + 2 * lease)
-    rows = yield fetch(LEASABLE, (at, at, limit, at, at, at, absurd, at, at, limit))
+    rows = yield fetch(LEASABLE, (at, at, limit, at, at, at, absurd, at, at, at, at, at, absurd, limit))
     until = to_ms(now + lease)
     lanes = [
         LeasedLane(webhook_id, token + 1, pokes, unclean + 1 if previous else unclean, window)
         for webhook_id, token, pokes, unclean, window, previous in rows
     ]
     if lanes:
-        yield execute_many(LEASE, sorted((lane.webhook_id, lane.token, lane.unclean, owner, until) for lane in lanes))
+        taken = sorted((lane.webhook_id, lane.token, lane.unclean, owner, until) for lane in lanes)
+        yield execute_many(LEASE, taken, "text bigint bigint text bigint")
     due = yield fetch(NEXT_DUE, (at, at))
     next_due_at = due[0][0] if due and due[0][0] < NEVER_MS else None
     return Leased(lanes, from_ms_or_none(next_due_at))

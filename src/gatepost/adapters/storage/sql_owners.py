@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from gatepost.adapters.storage.rows import to_ms
-from gatepost.adapters.storage.scripts import IN_LIST, Database, Script, execute, fetch, listed
+from gatepost.adapters.storage.scripts import IN_LIST, LOCKED, Database, Script, execute, fetch, listed
 from gatepost.ports import Renewal
 
 _FORGOTTEN_AFTER = timedelta(days=1)
@@ -27,7 +27,7 @@ SELECT (SELECT count(*) FROM lanes WHERE owner = '' AND due_at <= ? AND hold_unt
        (SELECT count(*) FROM lanes WHERE owner <> '' AND owner = ?)
 """
 
-LEASES = f"SELECT webhook_id, token, owner FROM lanes WHERE webhook_id {IN_LIST}"
+LEASES = f"SELECT webhook_id, token, owner FROM lanes WHERE webhook_id {IN_LIST} ORDER BY webhook_id {LOCKED}"
 RENEW = f"UPDATE lanes SET lease_until = ? WHERE webhook_id {IN_LIST}"
 
 
@@ -37,13 +37,13 @@ class SqlOwners:
     _database: Database
 
     async def join(self, owner: str, *, now: datetime) -> None:
-        await self._database.write(_join(owner, now))
+        await self._database.write_lanes(_join(owner, now))
 
     async def leave(self, owner: str) -> None:
-        await self._database.write(_leave(owner))
+        await self._database.write_lanes(_leave(owner))
 
     async def renew_lanes(self, owner: str, tokens: Mapping[str, int], *, now: datetime, lease: timedelta) -> Renewal:
-        return await self._database.write(_renew(owner, tokens, now, lease))
+        return await self._database.write_lanes(_renew(owner, tokens, now, lease))
 
 
 def room_in_share(owner: str, *, now: datetime, lease: timedelta) -> Script[int | None]:

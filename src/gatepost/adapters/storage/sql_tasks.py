@@ -104,7 +104,9 @@ def _save_change(
     if stored_version != webhooks_version:
         return Emitted(Saved.WEBHOOKS_MOVED)
     if not (yield from _save_task(change)):
-        return Emitted(Saved.STALE)
+        # The other one of two equal writes may have been first, while this one waited for its row.
+        [(_, is_repeat)] = yield fetch(BEFORE_EMIT, (group_id, group_id, change.event.id))
+        return Emitted(Saved.DONE if is_repeat else Saved.STALE)
     yield execute(_ADD_HISTORY, history_row(group_id, change.task.id, change.history))
     yield from store_event(change.event)
     yield from store_deliveries(deliveries)

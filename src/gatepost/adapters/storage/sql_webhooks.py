@@ -20,6 +20,7 @@ from gatepost.adapters.storage.rows import (
 )
 from gatepost.adapters.storage.scripts import (
     IN_LIST,
+    LOCKED,
     Database,
     Script,
     execute,
@@ -48,9 +49,10 @@ _COLUMNS = (
 )
 _WEBHOOK = f"SELECT {_COLUMNS} FROM webhooks WHERE id = ? AND group_id = ? AND deleted_at IS NULL"
 _WEBHOOKS = f"""
-SELECT {_COLUMNS} FROM webhooks WHERE group_id = ? AND deleted_at IS NULL AND (? IS NULL OR id < ?)
-ORDER BY id DESC LIMIT ?
+SELECT {_COLUMNS} FROM webhooks WHERE group_id = ? AND deleted_at IS NULL AND id < ? ORDER BY id DESC LIMIT ?
 """
+_AFTER_ALL = "~"  # sorts behind every id
+_LOCK_GROUP = f"{_WEBHOOKS_VERSION} {LOCKED}"
 _COUNT = "SELECT count(*) FROM webhooks WHERE group_id = ? AND deleted_at IS NULL"
 _ADD = f"""
 INSERT INTO webhooks ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -130,7 +132,7 @@ def _webhook(box: SecretBox, group_id: str, webhook_id: str) -> Script[Webhook |
 
 
 def _webhooks(box: SecretBox, group_id: str, limit: int, before: str | None) -> Script[Page[Webhook]]:
-    rows = yield fetch(_WEBHOOKS, (group_id, before, before, limit + 1))
+    rows = yield fetch(_WEBHOOKS, (group_id, before or _AFTER_ALL, limit + 1))
     return page_of([_webhook_from(box, row) for row in rows], limit)
 
 
@@ -153,6 +155,7 @@ def _webhooks_to_serve(box: SecretBox, webhook_ids: Sequence[str]) -> Script[Map
 
 
 def _add(group_id: str, row: Row, quota: int) -> Script[Saved]:
+    yield fetch(_LOCK_GROUP, (group_id,))  # of two who add the last one, the second is to count the first
     [(live,)] = yield fetch(_COUNT, (group_id,))
     if live >= quota:
         return Saved.QUOTA_EXCEEDED

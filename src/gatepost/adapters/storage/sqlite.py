@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from gatepost.adapters.secretbox import SecretBox
-from gatepost.adapters.storage.migrating import migrate
+from gatepost.adapters.storage.key_check import check_key, sealed_key_check
 from gatepost.adapters.storage.scripts import Script, execute, fetch
 from gatepost.adapters.storage.sql_accounts import SqlAccounts
 from gatepost.adapters.storage.sql_attempts import SqlAttempts
@@ -18,14 +18,13 @@ from gatepost.adapters.storage.sql_lanes import SqlLanes
 from gatepost.adapters.storage.sql_owners import FORGET, SqlOwners
 from gatepost.adapters.storage.sql_tasks import SqlTasks
 from gatepost.adapters.storage.sql_webhooks import SqlWebhooks
+from gatepost.adapters.storage.sqlite_schema import migrate
 from gatepost.adapters.storage.threads import Threads, connect
 from gatepost.adapters.system import SystemClock
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.ports import Clock, Leased, Renewal
 
-_KEY_CHECK = b"gatepost"
-_KEY_CHECK_PLACE = ("key_check", "sealed")
 _CHECK_OWNERS_EVERY = timedelta(seconds=3)
 
 _OWNERS = "SELECT id FROM workers UNION SELECT owner FROM lanes WHERE owner <> ''"
@@ -76,12 +75,12 @@ class SqliteStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes, S
         self._owners.close()
 
     @property
-    def on_queued(self) -> Callable[[Sequence[QueuedDelivery]], None]:
+    def on_queued(self) -> Callable[[Sequence[QueuedDelivery]], object]:
         """Called on the loop with deliveries just committed, before whoever wrote them goes on."""
         return self._threads.on_queued
 
     @on_queued.setter
-    def on_queued(self, callback: Callable[[Sequence[QueuedDelivery]], None]) -> None:
+    def on_queued(self, callback: Callable[[Sequence[QueuedDelivery]], object]) -> None:
         self._threads.on_queued = callback
 
     # --- who is alive ----------------------------------------------------------------------------------------
@@ -137,17 +136,11 @@ def prepare(path: Path, box: SecretBox) -> None:
 
 
 def _check_key(connection: sqlite3.Connection, box: SecretBox) -> None:
-    rows = connection.execute("SELECT sealed FROM key_check").fetchall()
-    if not rows:
-        sealed = box.seal(_KEY_CHECK, _KEY_CHECK_PLACE)
-        connection.execute("INSERT INTO key_check (id, sealed) VALUES (1, ?) ON CONFLICT DO NOTHING", (sealed,))
-        return
-    try:
-        box.open(rows[0][0], _KEY_CHECK_PLACE)
-    except StoreUnavailable as error:
-        raise StoreUnavailable(
-            "the secrets in this database were sealed with another secret key: start with the key it was made with"
-        ) from error
+    connection.execute(
+        "INSERT INTO key_check (id, sealed) VALUES (1, ?) ON CONFLICT DO NOTHING", (sealed_key_check(box),)
+    )
+    [(sealed,)] = connection.execute("SELECT sealed FROM key_check").fetchall()
+    check_key(sealed, box)
 
 
 class OwnerLocks:

@@ -1,10 +1,11 @@
 """SQLite's threads: one that writes, with group commit, and a few that read."""
 
 import asyncio
+import json
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import lru_cache
 from itertools import chain
@@ -13,10 +14,13 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from gatepost.adapters.storage.scripts import Emitted, Kind, Script, Unstorable
+from gatepost.adapters.storage.sql_lanes import POKE
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
 
 T = TypeVar("T")
+
+sqlite3.register_adapter(list, json.dumps)  # a list in one parameter, for `scripts.IN_LIST`
 
 BUSY_TIMEOUT_SECONDS = 5.0
 # How long a thread waits for Python's lock before the event loop is made to give it up. A busy loop lets go of it for
@@ -58,7 +62,7 @@ class Threads:
     """
 
     def __init__(self, path: Path, *, boot: Callable[[], float], on_death: Callable[[BaseException], None]) -> None:
-        self.on_queued: Callable[[Sequence[QueuedDelivery]], None] = _ignore
+        self.on_queued: Callable[[Sequence[QueuedDelivery]], object] = _ignore
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
         self._loop = asyncio.get_running_loop()
         self._boot = boot
@@ -86,6 +90,8 @@ class Threads:
 
     def write(self, script: Script[T]) -> asyncio.Future[T]:
         return self._ask(self._writes, script)
+
+    write_lanes = write  # there is one writer, and its commits are shared
 
     async def close(self) -> None:
         """Finish what was asked for, and stop."""
@@ -274,14 +280,17 @@ def run(connection: sqlite3.Connection, script: Script[T]) -> T:
     answer: object = None
     try:
         while True:
-            kind, sql, params = script.send(answer)
+            kind, sql, params, _ = script.send(answer)
             if kind is Kind.FETCH:
                 answer = connection.execute(sql, params).fetchall()
             elif kind is Kind.EXECUTE:
                 answer = connection.execute(sql, params).rowcount
             else:
-                run_over_rows(connection, sql, params)
                 answer = None
+                if kind is Kind.EXECUTE_MANY:
+                    run_over_rows(connection, sql, params)
+                else:
+                    run_pokes(connection, params)
     except StopIteration as end:
         return cast("T", end.value)
 
@@ -294,6 +303,12 @@ def run_over_rows(connection: sqlite3.Connection, sql: str, rows: Sequence[Seque
         part = rows[start : start + count]
         connection.execute(over_rows(sql, count, len(part[0])), list(chain.from_iterable(part)))
         start += count
+
+
+def run_pokes(connection: sqlite3.Connection, moments: Mapping[str, int]) -> None:
+    for at in sorted(set(moments.values())):
+        poked = sorted(webhook_id for webhook_id, moment in moments.items() if moment == at)
+        connection.execute(POKE, (at, at, poked))
 
 
 @lru_cache

@@ -1,0 +1,194 @@
+-- The first schema. Moments (`*_at`, `*_until`) are whole milliseconds since 1970, UTC; 253402300799999 is never.
+-- Ids are text and time-ordered (`{prefix}_` + UUIDv7 in hex), so that new rows go to the end of every tree and
+-- `ORDER BY id DESC` is newest first. No foreign keys: each write names its parents in its own transaction, and
+-- checking them again would cost the hot path a look-up per row. What is sorted or searched by is compared byte by byte
+-- (`COLLATE "C"`): the same order on every server, and the cheapest.
+
+-- One row: a constant sealed with the installation's key, so that another key is refused at start and not at the
+-- first webhook that needs its secret.
+CREATE TABLE key_check (
+    id BIGINT PRIMARY KEY CHECK (id = 1),
+    sealed TEXT NOT NULL
+);
+
+-- ---- accounts -----------------------------------------------------------------------------------------------
+
+CREATE TABLE groups (
+    id TEXT COLLATE "C" PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    -- Raised by every write of any webhook of the group: an emit that matched older webhooks is refused by it.
+    webhooks_version BIGINT NOT NULL DEFAULT 0,
+    created_at BIGINT NOT NULL
+);
+
+CREATE TABLE api_keys (
+    id TEXT COLLATE "C" PRIMARY KEY,
+    group_id TEXT COLLATE "C" NOT NULL,
+    role TEXT NOT NULL,
+    secret_hash BYTEA NOT NULL,
+    created_at BIGINT NOT NULL,
+    last_used_at BIGINT,
+    revoked_at BIGINT
+);
+
+-- ---- tasks --------------------------------------------------------------------------------------------------
+
+CREATE TABLE tasks (
+    group_id TEXT COLLATE "C" NOT NULL,
+    id TEXT COLLATE "C" NOT NULL,
+    title TEXT NOT NULL,
+    description TEXT,
+    status TEXT NOT NULL,
+    assigned_to TEXT,
+    difficulty BIGINT,
+    due_at BIGINT,
+    external_id TEXT,
+    source TEXT,
+    version BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    completed_at BIGINT,
+    PRIMARY KEY (group_id, id)
+);
+
+CREATE TABLE task_history (
+    task_id TEXT COLLATE "C" NOT NULL,
+    version BIGINT NOT NULL,
+    group_id TEXT COLLATE "C" NOT NULL,
+    at BIGINT NOT NULL,
+    actor_id TEXT,
+    event TEXT NOT NULL,
+    changes TEXT NOT NULL, -- JSON
+    reason TEXT,
+    PRIMARY KEY (task_id, version)
+);
+
+-- ---- events -------------------------------------------------------------------------------------------------
+
+CREATE TABLE events (
+    group_id TEXT COLLATE "C" NOT NULL,
+    id TEXT COLLATE "C" NOT NULL,
+    event TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    actor_id TEXT,
+    origin TEXT NOT NULL,
+    hop BIGINT NOT NULL,
+    body BYTEA NOT NULL,
+    PRIMARY KEY (group_id, id)
+);
+
+-- Which events are about a task, and the version of the task after each.
+CREATE TABLE event_tasks (
+    group_id TEXT COLLATE "C" NOT NULL,
+    task_id TEXT COLLATE "C" NOT NULL,
+    event_id TEXT COLLATE "C" NOT NULL,
+    version BIGINT NOT NULL,
+    PRIMARY KEY (group_id, task_id, event_id)
+);
+
+-- ---- webhooks and their lanes -------------------------------------------------------------------------------
+
+CREATE TABLE webhooks (
+    id TEXT COLLATE "C" PRIMARY KEY,
+    group_id TEXT COLLATE "C" NOT NULL,
+    name TEXT NOT NULL,
+    url TEXT NOT NULL,
+    enabled BIGINT NOT NULL,
+    events TEXT NOT NULL, -- names, with spaces between
+    headers TEXT NOT NULL, -- sealed JSON
+    schedule TEXT NOT NULL, -- JSON, seconds
+    max_attempts BIGINT NOT NULL, -- length of `schedule` + 1, so that matching an event parses no JSON
+    timeout_seconds BIGINT NOT NULL,
+    max_concurrency BIGINT NOT NULL,
+    rate_limit_per_second BIGINT,
+    ignore_origins TEXT NOT NULL, -- names, with spaces between
+    secrets TEXT NOT NULL, -- sealed JSON
+    health TEXT NOT NULL,
+    disabled_reason TEXT,
+    config_version BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    deleted_at BIGINT
+);
+
+CREATE INDEX webhooks_of_group ON webhooks (group_id, id) WHERE deleted_at IS NULL;
+CREATE INDEX webhooks_deleted ON webhooks (id) WHERE deleted_at IS NOT NULL; -- what the sweep looks through
+
+-- One lane per webhook: the lease on its queue, and hints about when to look at it. `docs/delivery-protocol.md`.
+CREATE TABLE lanes (
+    webhook_id TEXT COLLATE "C" PRIMARY KEY,
+    due_at BIGINT NOT NULL, -- a hint; never later than the truth in `deliveries` for longer than a sweep
+    pokes BIGINT NOT NULL DEFAULT 0, -- raised by whoever lowers `due_at`, so that a release cannot lose it
+    hold_until BIGINT NOT NULL DEFAULT 0, -- not leased before; pokes leave it alone
+    owner TEXT NOT NULL DEFAULT '', -- '' when nobody has it
+    token BIGINT NOT NULL DEFAULT 0, -- the fence: raised by each lease
+    lease_until BIGINT NOT NULL DEFAULT 0,
+    unclean BIGINT NOT NULL DEFAULT 0,
+    "window" BIGINT NOT NULL DEFAULT 1 -- of requests at once; 1 until a first success
+);
+
+-- Free lanes and leased ones apart: to find what can be leased, nobody steps over thousands of leased lanes.
+CREATE INDEX lanes_free ON lanes (due_at, hold_until) WHERE owner = '';
+CREATE INDEX lanes_leased ON lanes (lease_until) WHERE owner <> '';
+
+CREATE TABLE workers (
+    id TEXT COLLATE "C" PRIMARY KEY,
+    host TEXT NOT NULL,
+    started_at BIGINT NOT NULL,
+    seen_at BIGINT NOT NULL
+);
+
+-- ---- deliveries ---------------------------------------------------------------------------------------------
+
+CREATE TABLE deliveries (
+    id TEXT COLLATE "C" PRIMARY KEY,
+    group_id TEXT COLLATE "C" NOT NULL,
+    webhook_id TEXT COLLATE "C" NOT NULL,
+    event_id TEXT COLLATE "C" NOT NULL,
+    event TEXT NOT NULL,
+    task_ids TEXT NOT NULL, -- with spaces between; outlives the event's bytes
+    status TEXT NOT NULL,
+    attempt_count BIGINT NOT NULL,
+    max_attempts BIGINT NOT NULL,
+    next_attempt_at BIGINT, -- NULL once finished
+    last_status_code BIGINT,
+    last_error_class TEXT,
+    dead_reason TEXT,
+    replay_of TEXT,
+    replay_key TEXT COLLATE "C" NOT NULL, -- '' for the first delivery of an event to a webhook, its own id for a replay
+    created_at BIGINT NOT NULL,
+    finished_at BIGINT
+);
+
+-- At most one delivery of an event to a webhook, replays apart.
+CREATE UNIQUE INDEX deliveries_of_event ON deliveries (event_id, webhook_id, replay_key);
+-- What the engine reads. Unfinished rows only: it stays small, and reading flat, with a million finished rows.
+CREATE INDEX deliveries_unfinished ON deliveries (webhook_id, next_attempt_at, id) WHERE finished_at IS NULL;
+-- What people list, newest first.
+CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, id);
+CREATE INDEX deliveries_of_group ON deliveries (group_id, id);
+CREATE INDEX deliveries_dead ON deliveries (group_id, id) WHERE status = 'dead-letter';
+
+CREATE TABLE attempts (
+    delivery_id TEXT COLLATE "C" NOT NULL,
+    number BIGINT NOT NULL,
+    probe BIGINT NOT NULL,
+    id TEXT COLLATE "C" NOT NULL,
+    started_at BIGINT NOT NULL,
+    duration_us BIGINT NOT NULL,
+    outcome TEXT NOT NULL, -- accepted, refused, unreachable, blocked
+    status_code BIGINT,
+    headers BYTEA, -- `Name: value` lines
+    body BYTEA,
+    truncated BIGINT NOT NULL,
+    error_class TEXT,
+    detail TEXT NOT NULL
+);
+
+-- However often an outcome is written, it is there once. A probe has no say in that: it counts for nothing.
+CREATE UNIQUE INDEX attempts_of_delivery ON attempts (delivery_id, number, probe);
+
+-- Rows here are written once, changed a few times, and then only looked at: dead versions are swept up early, as the
+-- engine's reads step over those at the head of each queue.
+ALTER TABLE lanes SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.1);
+ALTER TABLE deliveries SET (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
