@@ -80,7 +80,7 @@ class PostgresServer:
 
     def start(self) -> None:
         options = [part for name, value in self._settings.items() for part in ("-c", f"{name}={value}")]
-        command = [self._binaries / "postgres", "-D", self._data, "-k", self.folder, *options]
+        command = [str(self._binaries / "postgres"), "-D", str(self._data), "-k", str(self.folder), *options]
         log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(
             command, user=self._user, cwd="/", stdout=log, stderr=log, env=_environment(self._binaries)
@@ -91,7 +91,7 @@ class PostgresServer:
     def wait(self) -> None:
         """Wait until it takes connections."""
         deadline = time.monotonic() + STARTS_WITHIN_SECONDS
-        ready = [self._binaries / "pg_isready", "-q", "-h", self.folder, "-U", "gatepost"]
+        ready = [str(self._binaries / "pg_isready"), "-q", "-h", str(self.folder), "-U", "gatepost"]
         while subprocess.run(ready, check=False, env=_environment(self._binaries)).returncode:
             assert self.process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline, (self.folder / "log").read_text()
@@ -112,7 +112,7 @@ class PostgresServer:
         return self.folder / "data"
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [self._binaries / program, *arguments]
+        command = [str(self._binaries / program), *arguments]
         subprocess.run(
             command, user=self._user, cwd="/", check=True, capture_output=True, env=_environment(self._binaries)
         )

@@ -5,6 +5,7 @@ all threads of this process; on a shared machine it moves less than the wall clo
 """
 
 import asyncio
+import base64
 import math
 import os
 import re
@@ -19,8 +20,8 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
+from gatepost import config, stores
 from gatepost.bootstrap import USER_AGENT, Parts, delivery_parts
-from gatepost.config import Settings
 from gatepost.domain.deliveries import Outcome, QueuedDelivery, owed, request_headers
 from gatepost.domain.events import Occasion
 from gatepost.domain.groups import Group
@@ -42,40 +43,61 @@ DESCRIPTION = "x" * 600  # makes an event of about one KiB
 class Round:
     """One run of one variant.
 
-    Units: deliveries per second of wall-clock time; CPU microseconds per delivery.
+    Units: deliveries per second of wall-clock time; CPU microseconds per delivery, of this process and of the store's
+           server, if it has one.
     """
 
     variant: str
     deliveries: int
     per_second: float
     cpu_us: float
+    server_cpu_us: float = 0.0
+
+
+Variant = Callable[[int, int], Awaitable[Round]]  # of the receiver's port and the number of deliveries
+
+
+def _no_server() -> float:
+    return 0.0
 
 
 async def bench_deliver(deliveries: int, rounds: int) -> list[Round]:
-    """Send so many deliveries with each variant, in turn; the first round of each only warms up."""
+    """Send so many deliveries with each variant, in turn."""
+    return await interleaved([sender_alone, engine_on("engine on SQLite")], deliveries, rounds)
+
+
+async def interleaved(variants: Sequence[Variant], deliveries: int, rounds: int) -> list[Round]:
+    """Run each variant in turn, again and again; the first round of each only warms up."""
     _pin(0)
     done: list[Round] = []
     with receiver() as port:
         for number in range(rounds + 1):
-            for variant in (_sender_alone, _engine_on_sqlite):
+            for variant in variants:
                 result = await variant(port, deliveries)
                 if number:
                     done.append(result)
     return done
 
 
-def report(rounds: Sequence[Round]) -> dict[str, Any]:
-    """Return the median figures of each variant and their ratio, with every round."""
-    variants: dict[str, dict[str, Any]] = {}
-    for name in ("sender alone", "engine on SQLite"):
+def medians(rounds: Sequence[Round]) -> dict[str, dict[str, Any]]:
+    """Return the median figures of each variant, with their range."""
+    figures: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(r.variant for r in rounds):
         own = [r for r in rounds if r.variant == name]
         cpu_us = round(median(r.cpu_us for r in own), 1)
-        variants[name] = {
+        figures[name] = {
             "deliveriesPerSecond": round(median(r.per_second for r in own)),
             "cpuMicrosPerDelivery": cpu_us,
             "cpuMicrosRange": [min(r.cpu_us for r in own), max(r.cpu_us for r in own)],
             "deliveriesPerSecondPerCore": round(1_000_000 / cpu_us),
+            "serverCpuMicrosPerDelivery": round(median(r.server_cpu_us for r in own), 1),
         }
+    return figures
+
+
+def report(rounds: Sequence[Round]) -> dict[str, Any]:
+    """Return the median figures of each variant and their ratio, with every round."""
+    variants = medians(rounds)
     ratio = (
         variants["engine on SQLite"]["deliveriesPerSecondPerCore"]
         / variants["sender alone"]["deliveriesPerSecondPerCore"]
@@ -109,7 +131,7 @@ def table(figures: dict[str, Any]) -> str:
 # --- the two variants ----------------------------------------------------------------------------------------
 
 
-async def _sender_alone(port: int, count: int) -> Round:
+async def sender_alone(port: int, count: int) -> Round:
     """Sign and send; remember nothing."""
     async with _parts() as parts:
         webhooks = [_webhook(parts, "grp_bench", _host(n), port) for n in range(WEBHOOKS)]
@@ -153,11 +175,25 @@ async def _send_all(parts: Parts, webhooks: Sequence[Webhook], body: bytes, coun
     await finished
 
 
-async def _engine_on_sqlite(port: int, count: int) -> Round:
-    """Commit a backlog to a durable store, then let the engine drain it, every attempt logged."""
-    async with _parts() as parts:
-        await _fill(parts, port, count)
-        return await _measured("engine on SQLite", count, lambda: _drain(parts, count))
+def engine_on(
+    name: str,
+    new_store: Callable[[], Awaitable[str]] | None = None,
+    *,
+    webhooks: int = WEBHOOKS,
+    server_cpu: Callable[[], float] = _no_server,
+) -> Variant:
+    """Return the variant that commits a backlog to a durable store, then drains it, every attempt logged.
+
+    Shape: `new_store` returns the URL of an empty store; without it that is a SQLite file. `server_cpu` returns the
+           CPU seconds that its server has used so far.
+    """
+
+    async def run(port: int, count: int) -> Round:
+        async with _parts(await new_store() if new_store else None) as parts:
+            await _fill(parts, port, count, webhooks)
+            return await _measured(name, count, lambda: _drain(parts, count), server_cpu)
+
+    return run
 
 
 async def _drain(parts: Parts, count: int) -> None:
@@ -196,16 +232,16 @@ class _CountingSender:
         await self._sender.close()
 
 
-async def _fill(parts: Parts, port: int, count: int) -> None:
+async def _fill(parts: Parts, port: int, count: int, webhooks: int) -> None:
     now = parts.clock.now()
     group = Group(parts.chance.new_id("grp"), "bench", now)
     await parts.store.add_group(group)
-    for n in range(WEBHOOKS):
-        added = await parts.store.add_webhook(group.id, _webhook(parts, group.id, _host(n), port), quota=WEBHOOKS)
-        assert added is Saved.DONE
+    for n in range(webhooks):
+        webhook = _webhook(parts, group.id, _host(n % WEBHOOKS), port)
+        assert await parts.store.add_webhook(group.id, webhook, quota=webhooks) is Saved.DONE
     subscriptions = await parts.store.subscriptions(group.id)
-    for first in range(0, count // WEBHOOKS, EVENTS_AT_ONCE):
-        last = min(first + EVENTS_AT_ONCE, count // WEBHOOKS)
+    for first in range(0, count // webhooks, EVENTS_AT_ONCE):
+        last = min(first + EVENTS_AT_ONCE, count // webhooks)
         await asyncio.gather(
             *(_emit(parts, group.id, subscriptions.items, subscriptions.version) for _ in range(first, last))
         )
@@ -221,9 +257,14 @@ async def _emit(parts: Parts, group_id: str, owed_to: Sequence[Subscription], ve
 
 
 @asynccontextmanager
-async def _parts() -> AsyncIterator[Parts]:
+async def _parts(store: str | None = None) -> AsyncIterator[Parts]:
     with TemporaryDirectory(prefix="gatepost-bench-") as folder:
-        settings = Settings(store=f"sqlite:///{folder}/bench.db", allowed_target_networks="127.0.0.0/8")  # type: ignore[arg-type]
+        settings = config.load(
+            store=store or f"sqlite:///{folder}/bench.db",
+            allowed_target_networks="127.0.0.0/8",
+            secret_key=base64.b64encode(bytes(config.SECRET_KEY_BYTES)).decode(),
+        )
+        await stores.migrate(settings)
         async with delivery_parts(settings) as parts:
             yield parts
 
@@ -249,12 +290,14 @@ def _event_body(parts: Parts) -> bytes:
     return create_task("tsk_bench", "grp_bench", {"title": "Bench", "description": DESCRIPTION}, occasion).event.body
 
 
-async def _measured(variant: str, count: int, run: Callable[[], Awaitable[None]]) -> Round:
+async def _measured(
+    variant: str, count: int, run: Callable[[], Awaitable[None]], server_cpu: Callable[[], float] = _no_server
+) -> Round:
     loop = asyncio.get_running_loop()
-    cpu_before, wall_before = _cpu_seconds(), loop.time()
+    cpu_before, server_before, wall_before = _cpu_seconds(), server_cpu(), loop.time()
     await run()
-    cpu, wall = _cpu_seconds() - cpu_before, loop.time() - wall_before
-    return Round(variant, count, round(count / wall), round(cpu / count * 1_000_000, 1))
+    cpu, server, wall = _cpu_seconds() - cpu_before, server_cpu() - server_before, loop.time() - wall_before
+    return Round(variant, count, round(count / wall), *(round(used / count * 1_000_000, 1) for used in (cpu, server)))
 
 
 def _cpu_seconds() -> float:
