@@ -85,7 +85,6 @@ class FollowedClock:
             asked = self._machine.boot()
             server_at = await ask()
             if server_at is None:
-                self._sampled = None
                 return
             answers.append((self._machine.boot() - asked, asked, server_at))
         # The server looked at its clock somewhere between question and answer: in the middle, as far as we can know.
