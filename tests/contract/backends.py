@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from tests import postgres_servers
+from tests import postgres_servers, standin
 
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.ports import AccountStore, DeliveryLog, LaneStore, TaskStore, WebhookStore
@@ -147,6 +147,40 @@ class Postgres18Backend(PostgresBackend):
     version = 18
 
 
+class MongoBackend(Backend):
+    """A database of its own on the test server."""
+
+    name = "mongodb"
+    sees_death = False
+
+    @staticmethod
+    def missing() -> str | None:
+        return standin.missing()
+
+    async def _open(self) -> Store:
+        from gatepost.adapters.secretbox import SecretBox
+        from gatepost.adapters.storage.mongodb import MongoStore
+
+        box = SecretBox(SECRET_KEY)
+        if not self._handles:
+            await MongoStore.migrate(self.url, box=box)
+        return await MongoStore.open(self.url, box=box, on_death=self.deaths.append)
+
+    @property
+    def url(self) -> str:
+        return standin.url(f"test_{sha256(str(self.folder).encode()).hexdigest()[:16]}")
+
+    def bytes_at_rest(self) -> None:
+        return None
+
+    async def lose_hint(self, webhook_id: str) -> None:
+        from pymongo import AsyncMongoClient
+
+        async with AsyncMongoClient(self.url) as client:
+            lanes = client.get_default_database()["lanes"]
+            await lanes.update_one({"_id": webhook_id}, {"$set": {"due_at": 253402300799999}})
+
+
 BACKENDS: dict[str, type[Backend]] = {
-    backend.name: backend for backend in (SqliteBackend, Postgres15Backend, Postgres18Backend)
+    backend.name: backend for backend in (SqliteBackend, Postgres15Backend, Postgres18Backend, MongoBackend)
 }

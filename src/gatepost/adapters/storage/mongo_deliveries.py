@@ -1,0 +1,106 @@
+"""Deliveries in MongoDB as people look at them; replays and test sends."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from pymongo.errors import PyMongoError
+
+from gatepost.adapters.storage.mongo_documents import (
+    DELIVERY_FIELDS,
+    attempts_from_document,
+    delivery_document,
+    delivery_from_document,
+    event_document,
+    event_from_document,
+    key_of,
+)
+from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, insert_new
+from gatepost.adapters.storage.mongo_outbox import poke
+from gatepost.adapters.storage.rows import to_ms
+from gatepost.adapters.storage.sql_deliveries import page_of
+from gatepost.domain.deliveries import Attempt, Delivery, queued
+from gatepost.domain.events import Event
+from gatepost.ports import DeliveryDetail, DeliveryQuery, Page, Saved
+
+log = structlog.get_logger()
+
+
+class MongoDeliveries:
+    """Implements `ports.DeliveryLog`."""
+
+    _mongo: Mongo
+
+    async def deliveries(
+        self, group_id: str, query: DeliveryQuery, *, limit: int, before: str | None
+    ) -> Page[Delivery]:
+        return await self._mongo.read(_deliveries(self._mongo, _asked(group_id, query, before), limit))
+
+    async def delivery(self, group_id: str, webhook_id: str, delivery_id: str) -> DeliveryDetail | None:
+        return await self._mongo.read(_delivery(self._mongo, group_id, webhook_id, delivery_id))
+
+    async def add_replay(self, group_id: str, delivery: Delivery) -> Saved:
+        return await self._mongo.write(_add_replay(self._mongo, group_id, delivery))
+
+    async def add_test(self, group_id: str, event: Event, delivery: Delivery, attempt: Attempt) -> None:  # noqa: ARG002  # the event names its group
+        await self._mongo.write(_add_test(self._mongo, event, delivery_document(delivery, attempt)))
+
+
+def _asked(group_id: str, query: DeliveryQuery, before: str | None) -> Document:
+    """Return the filter of a list. What no index has is looked at along the way, on the server, newest first."""
+    equal = {
+        "webhook_id": query.webhook_id,
+        "status": query.status and query.status.value,
+        "event": query.event,
+        "task_ids": query.task_id,  # one of several: spelled `$eq`, the stand-in would compare the whole list
+    }
+    asked: Document = {"group_id": group_id, **{field: value for field, value in equal.items() if value is not None}}
+    created: dict[str, Any] = {}
+    if query.created_from is not None:
+        created["$gte"] = to_ms(query.created_from)
+    if query.created_to is not None:
+        created["$lt"] = to_ms(query.created_to)
+    if created:
+        asked["created_at"] = created
+    if before is not None:
+        asked["id"] = {"$lt": before}
+    return asked
+
+
+async def _deliveries(mongo: Mongo, asked: Mapping[str, Any], limit: int) -> Page[Delivery]:
+    found = await fetch(mongo.deliveries.find(asked, DELIVERY_FIELDS).sort("id", -1).limit(limit + 1))
+    return page_of([delivery_from_document(each) for each in found], limit)
+
+
+async def _delivery(mongo: Mongo, group_id: str, webhook_id: str, delivery_id: str) -> DeliveryDetail | None:
+    asked = {"_id": delivery_id, "webhook_id": webhook_id, "id": delivery_id, "group_id": group_id}
+    found = await mongo.deliveries.find_one(asked)
+    if found is None:
+        return None
+    event = await mongo.events.find_one(key_of(group_id, found["event_id"]))
+    return DeliveryDetail(
+        delivery_from_document(found),
+        None if event is None else event_from_document(event),
+        attempts_from_document(found),
+    )
+
+
+async def _add_replay(mongo: Mongo, group_id: str, delivery: Delivery) -> Saved:
+    event = await mongo.events.find_one(key_of(group_id, delivery.event_id), {"body": 1, "hop": 1})
+    if event is None:
+        return Saved.STALE
+    document = delivery_document(delivery)
+    with mongo.hand_over.emission([queued(delivery, body=event["body"], hop=event["hop"])]) as hand_over:
+        await insert_new(mongo.deliveries, [document])  # this is the commit: what fails after it unsays nothing
+        try:
+            await poke(mongo, {delivery.webhook_id: document["next_attempt_at"]})
+        except PyMongoError as error:
+            log.warning("lane.not_poked", webhook_id=delivery.webhook_id, reason=str(error))  # the sweep will do it
+        else:
+            hand_over()
+    return Saved.DONE
+
+
+async def _add_test(mongo: Mongo, event: Event, delivery: Document) -> None:
+    await insert_new(mongo.events, [event_document(event)])
+    await insert_new(mongo.deliveries, [delivery])

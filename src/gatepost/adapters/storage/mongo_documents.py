@@ -1,0 +1,161 @@
+"""Values to documents and back. Where a document has what a row of SQL has, it has it under the same name.
+
+What a query filters by is always there and of one type: absent is ``""`` or 0, a moment that never comes `NEVER_MS`.
+Moments are whole milliseconds, flags 0 or 1.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gatepost.adapters.storage.mongo_driver import Document
+from gatepost.adapters.storage.rows import (
+    ATTEMPT_COLUMNS,
+    DELIVERY_COLUMNS,
+    NEVER_MS,
+    TASK_COLUMNS,
+    attempt_from,
+    attempt_row,
+    delivery_from,
+    delivery_row,
+    event_from,
+    event_row,
+    history_from,
+    history_row,
+    progress_row,
+    task_from,
+    task_row,
+    to_words,
+)
+from gatepost.domain.deliveries import Attempt, DeadReason, Delivery, Progress, QueuedDelivery
+from gatepost.domain.events import Event
+from gatepost.domain.tasks import HistoryEntry, Task
+
+# Whether a delivery is unfinished. What only ran out of attempts is open to the amendment of its last one.
+OPEN, CLOSED, EXHAUSTED = 1, 0, 2
+
+_TASK = TASK_COLUMNS.split(", ")
+_HISTORY = ("task_id", "version", "group_id", "at", "actor_id", "event", "changes", "reason")
+_EVENT = ("group_id", "id", "event", "created_at", "actor_id", "origin", "hop", "body")
+_DELIVERY = DELIVERY_COLUMNS.split(", ")
+_PROGRESS = (
+    "status",
+    "attempt_count",
+    "max_attempts",
+    "next_attempt_at",
+    "last_status_code",
+    "last_error_class",
+    "dead_reason",
+    "finished_at",
+)
+_ATTEMPT = ATTEMPT_COLUMNS.split(", ")
+
+TASK_FIELDS = dict.fromkeys(_TASK, 1)  # without the outbox
+DELIVERY_FIELDS = dict.fromkeys(_DELIVERY, 1)  # without the attempts
+
+
+def key_of(group_id: str, document_id: str) -> Document:
+    """Return what finds a document of a group, by `_id` and by shard key alike."""
+    return {"_id": f"{group_id}/{document_id}", "group_id": group_id, "id": document_id}
+
+
+def task_document(task: Task) -> Document:
+    """Return the task, without its outbox."""
+    fields = dict(zip(_TASK, task_row(task), strict=True))
+    return {**key_of(task.group_id, task.id), **fields, "assigned_to": task.assigned_to or ""}
+
+
+def task_from_document(document: Mapping[str, Any]) -> Task:
+    return task_from(_row({**document, "assigned_to": document["assigned_to"] or None}, _TASK))
+
+
+def history_document(group_id: str, task_id: str, entry: HistoryEntry) -> Document:
+    fields = dict(zip(_HISTORY, history_row(group_id, task_id, entry), strict=True))
+    return {"_id": f"{group_id}/{task_id}/{entry.version}", **fields}
+
+
+def history_from_document(document: Mapping[str, Any]) -> HistoryEntry:
+    return history_from(_row(document, ("version", "at", "actor_id", "event", "changes", "reason")))
+
+
+def event_document(event: Event) -> Document:
+    return {
+        **key_of(event.group_id, event.id),
+        **dict(zip(_EVENT, event_row(event), strict=True)),
+        "task_ids": list(event.task_ids),
+        "task_versions": [version for _, version in event.tasks],
+    }
+
+
+def event_from_document(document: Mapping[str, Any]) -> Event:
+    tasks = tuple(zip(document["task_ids"], document["task_versions"], strict=True))
+    return event_from(_row(document, _EVENT), tasks)
+
+
+# --- deliveries ----------------------------------------------------------------------------------------------
+
+
+def delivery_document(delivery: Delivery, *attempts: Attempt) -> Document:
+    """Raises: UnicodeEncodeError, for half a surrogate pair in a header of an attempt."""
+    # The last value of the row is SQL's key of replays; here the id is the key.
+    fields = dict(zip(_DELIVERY, delivery_row(delivery)[:-1], strict=True))
+    return {
+        "_id": delivery.id,
+        **fields,
+        **progress_fields(delivery.progress),
+        "task_ids": list(delivery.task_ids),
+        "attempts": {str(attempt.number): attempt_document(attempt) for attempt in attempts},
+        "probes": {},
+    }
+
+
+def delivery_from_document(document: Mapping[str, Any]) -> Delivery:
+    next_at = document["next_attempt_at"]
+    fields = {
+        **document,
+        "task_ids": to_words(document["task_ids"]),
+        "next_attempt_at": None if next_at == NEVER_MS else next_at,
+    }
+    return delivery_from(_row(fields, _DELIVERY))
+
+
+def progress_fields(progress: Progress) -> Document:
+    fields = dict(zip(_PROGRESS, progress_row("", progress, expected_count=0)[2:], strict=True))
+    next_at = fields["next_attempt_at"]
+    return {**fields, "next_attempt_at": NEVER_MS if next_at is None else next_at, "open": _openness(progress)}
+
+
+def _openness(progress: Progress) -> int:
+    if progress.finished_at is None:
+        return OPEN
+    return EXHAUSTED if progress.dead_reason is DeadReason.ATTEMPTS_EXHAUSTED else CLOSED
+
+
+def queued_from_documents(delivery: Mapping[str, Any], event: Mapping[str, Any]) -> QueuedDelivery:
+    found = delivery_from_document(delivery)
+    return QueuedDelivery(
+        id=found.id,
+        group_id=found.group_id,
+        webhook_id=found.webhook_id,
+        event_id=found.event_id,
+        event=found.event,
+        body=event["body"],
+        hop=event["hop"],
+        attempt_count=found.progress.attempt_count,
+        created_at=found.created_at,
+    )
+
+
+def attempt_document(attempt: Attempt) -> Document:
+    """Raises: UnicodeEncodeError, for half a surrogate pair in a header."""
+    return dict(zip(_ATTEMPT[1:], attempt_row("", attempt)[1:], strict=True))
+
+
+def attempts_from_document(document: Mapping[str, Any]) -> list[Attempt]:
+    """Return the attempts of a delivery in the order they were made."""
+    kept = [*document["attempts"].values(), *document["probes"].values()]
+    kept.sort(key=lambda each: (each["started_at"], each["number"], each["id"]))
+    return [attempt_from(_row({**each, "delivery_id": ""}, _ATTEMPT)) for each in kept]
+
+
+def _row(document: Mapping[str, Any], fields: Iterable[str]) -> tuple[Any, ...]:
+    return tuple(document[field] for field in fields)

@@ -1,0 +1,136 @@
+"""The connection to MongoDB: what is waited for, and what leaves the adapter when that fails."""
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
+
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.cursor import AsyncCursor
+from pymongo.errors import BulkWriteError, PyMongoError
+
+from gatepost.adapters.storage.mongo_handover import HandOver
+from gatepost.domain.errors import StoreUnavailable
+
+T = TypeVar("T")
+
+Document = dict[str, Any]
+Collection = AsyncCollection[Document]
+
+DEFAULT_DATABASE = "gatepost"
+# A server that is gone is an error, and not a hang.
+FIND_SERVER_MS = 5_000
+ANSWER_MS = 10_000
+
+MOST_IDS = 500  # in one `$in`
+DUPLICATE_KEY = 11000
+
+
+class Mongo:
+    """One database, its collections, and the writes that are under way."""
+
+    def __init__(self, url: str) -> None:
+        self.client = _client(url)
+        self.database = self.client.get_default_database(DEFAULT_DATABASE)
+        self.hand_over = HandOver()
+        self.meta = self.database["meta"]
+        self.groups = self.database["groups"]
+        self.group_names = self.database["group_names"]
+        self.api_keys = self.database["api_keys"]
+        self.tasks = self.database["tasks"]
+        self.history = self.database["history"]
+        self.events = self.database["events"]
+        self.webhooks = self.database["webhooks"]
+        self.lanes = self.database["lanes"]
+        self.workers = self.database["workers"]
+        self.deliveries = self.database["deliveries"]
+        self._writing: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    async def read(self, looking: Coroutine[Any, Any, T]) -> T:
+        """Await reads; what goes wrong with the server is StoreUnavailable."""
+        try:
+            return await looking
+        except PyMongoError as error:
+            raise unavailable(error) from error
+
+    async def write(self, writing: Coroutine[Any, Any, T]) -> T:
+        """Await writes as `read` does; they go on to their end though the caller gives up.
+
+        There is no transaction that would take a half back. The sweep would finish it, but half a minute later.
+        """
+        if self._closed:
+            writing.close()
+            raise StoreUnavailable("the store is closed")
+        task = asyncio.create_task(self.read(writing))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Finish what is being written, and disconnect."""
+        self._closed = True
+        if self._writing:
+            await asyncio.wait(set(self._writing))
+        await self.client.close()
+
+
+def unavailable(error: PyMongoError) -> StoreUnavailable:
+    """Return what the core may see of an error: never the driver's own."""
+    reason = str(error).partition(", Timeout: ")[0]  # what follows describes the whole topology
+    return StoreUnavailable(f"the database did not answer as it should: {reason}")
+
+
+def _client(url: str) -> AsyncMongoClient[Document]:
+    """What the URL says about these options is overruled: the promises of the store rest on them."""
+    try:
+        return AsyncMongoClient(
+            url,
+            appname="gatepost",
+            serverSelectionTimeoutMS=FIND_SERVER_MS,
+            connectTimeoutMS=FIND_SERVER_MS,
+            socketTimeoutMS=ANSWER_MS,
+            waitQueueTimeoutMS=ANSWER_MS,
+            # What was acknowledged survives the loss of a member, and a power cut of all of them.
+            w="majority",
+            journal=True,
+            # Everything that is read here decides something: only what cannot be rolled back, from who may write.
+            readConcernLevel="majority",
+            readPreference="primary",
+            # A standalone server has no retryable writes. So a write in doubt is an error everywhere, and is found
+            # again by its ids when the caller repeats it: one way for every topology, the one that is tested.
+            retryWrites=False,
+            retryReads=False,
+        )
+    except PyMongoError as error:
+        raise StoreUnavailable(f"this is no address of a MongoDB database: {error}") from error
+
+
+async def insert_new(collection: Collection, documents: Sequence[Document]) -> None:
+    """Insert what is not there yet. An `_id` that is taken is the same write made before, so it is done already.
+
+    The driver would add an `_id` to documents that have none; ours all have one.
+    """
+    if not documents:
+        return
+    try:
+        await collection.insert_many(documents, ordered=False)
+    except BulkWriteError as error:
+        if error.details.get("writeConcernErrors") or set(error_codes(error)) != {DUPLICATE_KEY}:
+            raise
+
+
+def error_codes(error: BulkWriteError) -> list[int]:
+    return [each["code"] for each in error.details.get("writeErrors", [])]
+
+
+async def fetch(cursor: AsyncCursor[Document]) -> list[Document]:
+    """Return every document of a cursor, and let go of it."""
+    async with cursor:
+        return await cursor.to_list()
+
+
+def parts_of(ids: Iterable[str]) -> list[list[str]]:
+    """Part ids into lists that are short enough for one query."""
+    rest = list(ids)
+    return [rest[start : start + MOST_IDS] for start in range(0, len(rest), MOST_IDS)]

@@ -1,0 +1,201 @@
+"""Lanes in MongoDB: the engine's view of the store. The rules are those of `docs/delivery-protocol.md`.
+
+A lane is one document, so each of leasing, poking, renewing and releasing it is one write that compares what it rests
+on. A write is judged by what it matched.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from pymongo import ReturnDocument
+
+from gatepost.adapters.storage.mongo_documents import DELIVERY_FIELDS, OPEN, queued_from_documents
+from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, parts_of
+from gatepost.adapters.storage.mongo_owners import room_in_share
+from gatepost.adapters.storage.mongo_sweep import sweep
+from gatepost.adapters.storage.rows import NEVER_MS, from_ms, to_ms
+from gatepost.ports import LaneRead, Leased, LeasedLane, Release
+
+_AT_ONCE = 16  # requests on their way: the pool has 100 connections, and others want some
+_MOST_ROUNDS = 3
+
+_DUE_FIRST = [("next_attempt_at", 1), ("id", 1)]
+
+
+class MongoLanes:
+    """Implements leasing, reading, releasing and the sweep of `ports.LaneStore`."""
+
+    _mongo: Mongo
+
+    async def lease_lanes(self, owner: str, *, limit: int, now: datetime, lease: timedelta) -> Leased:
+        leased = await self._mongo.write(_lease_lanes(self._mongo, owner, limit, now, lease))
+        self._mongo.hand_over.leased({lane.webhook_id for lane in leased.lanes})
+        return leased
+
+    async def read_lanes(self, limits: Mapping[str, int], *, now: datetime) -> Mapping[str, LaneRead]:
+        return await self._mongo.read(_read_lanes(self._mongo, limits, to_ms(now)))
+
+    async def release_lanes(self, releases: Sequence[Release]) -> set[str]:
+        return await self._mongo.write(_release_lanes(self._mongo, releases))
+
+    async def sweep(self, *, now: datetime) -> int:
+        return await self._mongo.write(sweep(self._mongo, to_ms(now)))
+
+
+# --- leasing -------------------------------------------------------------------------------------------------
+
+
+class _Wish(NamedTuple):
+    """What is asked of a lane by whoever leases it. Moments in milliseconds."""
+
+    owner: str
+    now: int
+    until: int
+    absurd: int  # a lease further ahead than this is none: a clock stepped back
+
+    @property
+    def ready(self) -> Document:
+        # Two ranges, but the second filters the keys of an index that the first has found.
+        return {"due_at": {"$lte": self.now}, "hold_until": {"$lte": self.now}}
+
+
+async def _lease_lanes(mongo: Mongo, owner: str, limit: int, now: datetime, lease: timedelta) -> Leased:
+    room = await room_in_share(mongo, owner, now=now, lease=lease)
+    limit = limit if room is None else min(limit, room)
+    wish = _Wish(owner, now=to_ms(now), until=to_ms(now + lease), absurd=to_ms(now + 2 * lease))
+    lanes: list[LeasedLane] = []
+    for _ in range(_MOST_ROUNDS):  # those that others are quicker to take are made up for
+        candidates = await _leasable(mongo, wish, limit - len(lanes))
+        taken = await _several([_take(mongo, wish, each) for each in candidates])
+        lanes += [lane for lane in taken if lane is not None]
+        if None not in taken:
+            break
+    return Leased(lanes, await _next_due_at(mongo, wish))
+
+
+async def _leasable(mongo: Mongo, wish: _Wish, limit: int) -> list[Document]:
+    """Return lanes that are due, not held and not leased; the longest due first."""
+    if limit <= 0:  # which MongoDB would read as no limit
+        return []
+    halves = [
+        mongo.lanes.find({"free": 1, **wish.ready}).sort("due_at", 1),
+        mongo.lanes.find({"free": 0, "lease_until": {"$lt": wish.now}, **wish.ready}).sort("lease_until", 1),
+        mongo.lanes.find({"free": 0, "lease_until": {"$gt": wish.absurd}, **wish.ready}).sort("lease_until", 1),
+    ]
+    found = [lane for half in halves for lane in await fetch(half.limit(limit))]
+    found.sort(key=lambda lane: (lane["due_at"], lane["_id"]))
+    return found[:limit]
+
+
+async def _take(mongo: Mongo, wish: _Wish, found: Mapping[str, Any]) -> LeasedLane | None:
+    """Lease a lane, if its lease is still the one that was found, and it is still due and not held.
+
+    Token, owner and end of the lease are compared with what was found: so it has not been leased, released or renewed
+    since, and whether its owner released it is still what was found, too.
+    """
+    lane = await mongo.lanes.find_one_and_update(
+        {"_id": found["_id"], **{field: found[field] for field in ("token", "free", "lease_until")}, **wish.ready},
+        {
+            "$set": {"owner": wish.owner, "free": 0, "lease_until": wish.until},
+            "$inc": {"token": 1, "unclean": 0 if found["free"] else 1},
+        },
+        return_document=ReturnDocument.AFTER,
+    )
+    if lane is None:
+        return None
+    return LeasedLane(lane["_id"], lane["token"], lane["pokes"], lane["unclean"], lane["window"])
+
+
+async def _next_due_at(mongo: Mongo, wish: _Wish) -> datetime | None:
+    asked = {"free": 1, "due_at": {"$gt": wish.now}, "hold_until": {"$lte": wish.now}}
+    found = await fetch(mongo.lanes.find(asked, {"due_at": 1}).sort("due_at", 1).limit(1))
+    return from_ms(found[0]["due_at"]) if found and found[0]["due_at"] < NEVER_MS else None
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+async def _read_lanes(mongo: Mongo, limits: Mapping[str, int], now: int) -> dict[str, LaneRead]:
+    # The counters first: a poke after that is for what a read may have missed.
+    lanes = [
+        lane
+        for part in parts_of(limits)
+        for lane in await fetch(mongo.lanes.find({"_id": {"$in": part}}, {"token": 1, "pokes": 1}))
+    ]
+    queues = await _several([_unfinished(mongo, lane["_id"], limits[lane["_id"]] + 1) for lane in lanes])
+    due = [[each for each in queue if each["next_attempt_at"] <= now] for queue in queues]
+    due = [queue[: limits[lane["_id"]]] for lane, queue in zip(lanes, due, strict=True)]
+    events = await _events(mongo, [each for queue in due for each in queue])
+    return {
+        lane["_id"]: LaneRead(
+            lane["token"],
+            lane["pokes"],
+            [queued_from_documents(each, events[_event_of(each)]) for each in its_due if _event_of(each) in events],
+            from_ms(queue[len(its_due)]["next_attempt_at"]) if len(queue) > len(its_due) else None,
+        )
+        for lane, queue, its_due in zip(lanes, queues, due, strict=True)
+    }
+
+
+async def _unfinished(mongo: Mongo, webhook_id: str, limit: int) -> list[Document]:
+    """Return the unfinished deliveries of a lane, due or not: whoever comes after the due ones is the next."""
+    asked = {"webhook_id": webhook_id, "open": OPEN}
+    return await fetch(mongo.deliveries.find(asked, DELIVERY_FIELDS).sort(_DUE_FIRST).limit(limit))
+
+
+async def _events(mongo: Mongo, deliveries: Sequence[Mapping[str, Any]]) -> dict[str, Document]:
+    """Return the events of deliveries, each once: that is where the bodies are."""
+    found: dict[str, Document] = {}
+    for part in parts_of({_event_of(each) for each in deliveries}):
+        groups = sorted({event_id.partition("/")[0] for event_id in part})  # for the shard key
+        asked = {"_id": {"$in": part}, "group_id": {"$in": groups}}
+        found |= {each["_id"]: each for each in await fetch(mongo.events.find(asked, {"body": 1, "hop": 1}))}
+    return found
+
+
+def _event_of(delivery: Mapping[str, Any]) -> str:
+    return f"{delivery['group_id']}/{delivery['event_id']}"
+
+
+# --- releasing -----------------------------------------------------------------------------------------------
+
+
+async def _release_lanes(mongo: Mongo, releases: Sequence[Release]) -> set[str]:
+    given_back = await _several([_release(mongo, each) for each in releases])
+    return {each.webhook_id for each, is_free in zip(releases, given_back, strict=True) if is_free}
+
+
+async def _release(mongo: Mongo, release: Release) -> bool:
+    """Give a lane back. Nothing but this raises `due_at`: for whoever has seen every poke.
+
+    The earliest attempt is read first, in a query of its own. A delivery that comes after that is not lost: its poke
+    comes after it, and either before the comparison, which then fails, or after it, and makes the lane due again. If
+    whoever inserted it dies before the poke, the sweep pokes.
+    """
+    free: Document = {"owner": "", "free": 1, "lease_until": 0}
+    held = {"_id": release.webhook_id, "token": release.token}
+    if release.pokes is not None:
+        next_up = await _unfinished(mongo, release.webhook_id, 1)
+        free["due_at"] = next_up[0]["next_attempt_at"] if next_up else NEVER_MS
+        held["pokes"] = release.pokes
+    return (await mongo.lanes.update_one(held, {"$set": free})).matched_count == 1
+
+
+# --- many at once --------------------------------------------------------------------------------------------
+
+
+async def _several(asked: Sequence[Any]) -> list[Any]:
+    """Await coroutines, a few at a time, and return their results in order. All of them end before one raises."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(waiting: Any) -> Any:
+        async with gate:
+            return await waiting
+
+    results = await asyncio.gather(*(one(each) for each in asked), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results

@@ -1,0 +1,92 @@
+"""Who is alive, in MongoDB, and what part of the lanes each owner may have."""
+
+import socket
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from pymongo import UpdateOne
+
+from gatepost.adapters.storage.mongo_driver import Mongo, fetch, parts_of
+from gatepost.adapters.storage.rows import to_ms
+from gatepost.ports import Renewal
+
+_FORGOTTEN_AFTER = timedelta(days=1)
+_MOST_OWNERS = 1_000
+_MOST_COUNTED = 20_000  # more lanes than that are shared out as if there were so many
+
+
+class MongoOwners:
+    """Implements what `ports.LaneStore` asks about owners."""
+
+    _mongo: Mongo
+
+    async def join(self, owner: str, *, now: datetime) -> None:
+        await self._mongo.write(_join(self._mongo, owner, now))
+
+    async def leave(self, owner: str) -> None:
+        await self._mongo.write(_leave(self._mongo, owner))
+
+    async def renew_lanes(self, owner: str, tokens: Mapping[str, int], *, now: datetime, lease: timedelta) -> Renewal:
+        return await self._mongo.write(_renew(self._mongo, owner, tokens, now, lease))
+
+
+async def room_in_share(mongo: Mongo, owner: str, *, now: datetime, lease: timedelta) -> int | None:
+    """Return how many more lanes an owner may have, less than none if it has too many; None while it is alone."""
+    alive = await fetch(
+        mongo.workers.find({"seen_at": {"$gt": to_ms(now - lease)}}, {"_id": 1}).sort("seen_at", -1).limit(_MOST_OWNERS)
+    )
+    others = sum(worker["_id"] != owner for worker in alive)
+    if not others:
+        return None
+    at = to_ms(now)
+    due = await _counted(mongo, {"free": 1, "due_at": {"$lte": at}, "hold_until": {"$lte": at}})
+    leased = await _counted(mongo, {"free": 0})
+    own = await _counted(mongo, {"owner": owner, "free": 0})
+    share: int = -(-(due + leased) // (others + 1)) + 1
+    return share - own
+
+
+async def _counted(mongo: Mongo, asked: dict[str, object]) -> int:
+    counted: int = await mongo.lanes.count_documents(asked, limit=_MOST_COUNTED)
+    return counted
+
+
+async def _join(mongo: Mongo, owner: str, now: datetime) -> None:
+    await mongo.workers.delete_many({"seen_at": {"$lt": to_ms(now - _FORGOTTEN_AFTER)}})
+    await _seen(mongo, owner, to_ms(now))
+
+
+async def _leave(mongo: Mongo, owner: str) -> None:
+    await mongo.lanes.update_many({"owner": owner, "free": 0}, {"$set": {"owner": "", "free": 1, "lease_until": 0}})
+    await mongo.workers.delete_one({"_id": owner})
+
+
+async def _renew(mongo: Mongo, owner: str, tokens: Mapping[str, int], now: datetime, lease: timedelta) -> Renewal:
+    await _seen(mongo, owner, to_ms(now))
+    lost: set[str] = set()
+    for part in parts_of(tokens):
+        lost |= await _extended(mongo, owner, {each: tokens[each] for each in part}, to_ms(now + lease))
+    room = await room_in_share(mongo, owner, now=now, lease=lease)
+    return Renewal(lost, 0 if room is None else max(-room, 0))
+
+
+async def _extended(mongo: Mongo, owner: str, tokens: Mapping[str, int], until: int) -> set[str]:
+    """Extend leases, each by a comparison of its own; return the lanes that were lost."""
+    extend = {"$set": {"lease_until": until}}
+    done = await mongo.lanes.bulk_write(
+        [UpdateOne({"_id": each, "token": token, "owner": owner}, extend) for each, token in tokens.items()],
+        ordered=False,
+    )
+    if done.matched_count == len(tokens):
+        return set()
+    # Some are lost. A token is used once: whoever still has it with this owner was extended.
+    lanes = await fetch(mongo.lanes.find({"_id": {"$in": list(tokens)}, "owner": owner}, {"token": 1}))
+    return set(tokens) - {lane["_id"] for lane in lanes if lane["token"] == tokens[lane["_id"]]}
+
+
+async def _seen(mongo: Mongo, owner: str, now: int) -> None:
+    await mongo.workers.update_one(
+        {"_id": owner},
+        {"$set": {"seen_at": now}, "$setOnInsert": {"host": socket.gethostname(), "started_at": now}},
+        upsert=True,
+    )

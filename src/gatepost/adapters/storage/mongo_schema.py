@@ -1,0 +1,94 @@
+"""What the database is made of: its indexes, its version, and the check of the key that seals it.
+
+Only `_id` is unique, a text that the writer knows beforehand: `group/task`, `group/event`, `group/task/version`, or the
+id itself. That holds on a sharded cluster too, as `_id` names the shard key's fields, or goes with one value of them
+only. `id` repeats the plain id, for indexes and cursors: the wire-compatible stand-in takes no `_id` in a compound one.
+
+Shard keys, for the collections that grow without end (the others are small, and stay on one shard):
+
+    tasks, events   group_id, id                 a group's lists, its relays and its repeats ask one shard
+    history         group_id, task_id, version
+    deliveries      webhook_id, id               a lane's reads and the recording of its outcomes ask one shard
+
+Every write of these names the whole shard key. Asked of all shards are only the sweep and a group's list of deliveries.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from pymongo import IndexModel
+
+from gatepost.adapters.secretbox import SecretBox
+from gatepost.adapters.storage.key_check import check_key, sealed_key_check
+from gatepost.adapters.storage.mongo_driver import Document, Mongo
+from gatepost.domain.errors import StoreUnavailable
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = {"_id": "schema"}
+
+# Each with the query that it serves. All end in what the query ranges over or sorts by. Descending lists walk them
+# backwards.
+INDEXES: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "tasks": (
+        ("group_id", "id"),  # a group's tasks
+        ("group_id", "status", "id"),  # those of one status
+        ("group_id", "assigned_to", "id"),  # those of one person, whatever else is asked
+        ("pending_events",),  # the sweep: what somebody left in an outbox
+    ),
+    "history": (("group_id", "task_id", "version"),),  # a task's history
+    "events": (("group_id", "id"),),  # the shard key; events are read by `_id`
+    "webhooks": (
+        ("group_id", "deleted", "id"),  # a group's webhooks, and what they ask for
+        ("deleted", "id"),  # the sweep: what deleted webhooks are owed
+        ("told",),  # the sweep: writes whose group and lane have not heard of them
+    ),
+    "lanes": (
+        ("free", "due_at", "hold_until"),  # leasing what nobody has; the next due; shares
+        ("free", "lease_until"),  # leases that ended, or are absurd
+        ("owner", "free"),  # an owner that leaves, and its share
+    ),
+    "workers": (("seen_at",),),  # who is alive
+    "deliveries": (
+        ("webhook_id", "open", "next_attempt_at", "id"),  # reading a lane, releasing it, burying what it is owed
+        ("webhook_id", "id"),  # the list of a webhook
+        ("group_id", "id"),  # the list of a group
+        ("group_id", "status", "id"),  # its dead letters, say
+        ("group_id", "task_ids", "id"),  # what is about a task
+        ("open", "next_attempt_at", "webhook_id"),  # the sweep: webhooks with something due
+    ),
+}
+
+
+async def make_schema(mongo: Mongo, box: SecretBox) -> None:
+    """Make what is missing; whoever does the same at the same moment makes the same.
+
+    Raises: StoreUnavailable, when the database is newer than this version, or sealed with another key.
+    """
+    if (found := await mongo.meta.find_one(_SCHEMA)) is not None:
+        _check(found, box)
+    for name, indexes in INDEXES.items():
+        await mongo.database[name].create_indexes([IndexModel([(field, 1) for field in each]) for each in indexes])
+    if found is None:
+        # The last step: a database that has it has its indexes.
+        sealed = {"sealed": sealed_key_check(box), "version": SCHEMA_VERSION}
+        await mongo.meta.update_one(_SCHEMA, {"$setOnInsert": sealed}, upsert=True)
+    await check_schema(mongo, box)
+
+
+async def check_schema(mongo: Mongo, box: SecretBox) -> None:
+    """Raises: StoreUnavailable, with a sentence for the operator."""
+    found = await mongo.meta.find_one(_SCHEMA)
+    if found is None:
+        raise StoreUnavailable(
+            f"the database {mongo.database.name} was not made ready for Gatepost: run `gatepost migrate`"
+        )
+    _check(found, box)
+
+
+def _check(found: Document, box: SecretBox) -> None:
+    if found["version"] > SCHEMA_VERSION:
+        raise StoreUnavailable(
+            f"the database is newer than this Gatepost: it has schema {found['version']}, and this version knows"
+            f" {SCHEMA_VERSION}; upgrade Gatepost, or restore the backup made before the upgrade"
+        )
+    check_key(found["sealed"], box)

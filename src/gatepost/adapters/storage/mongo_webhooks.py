@@ -1,0 +1,189 @@
+"""Webhooks in MongoDB, their secrets sealed.
+
+A webhook's write touches three documents: the webhook, its lane, and its group, whose `webhooks_version` tells those
+who matched an event before that they have to match again. In that order, and only then is it answered:
+
+* The lane of a new webhook first: a webhook that can be matched has a lane that can be poked.
+* The webhook before the version. Raised before, the version could be read together with the webhooks of before, and
+  would then look current for ever: an event after the answer would miss the webhook. Raised after, whoever still
+  believes the old version is refused.
+* Whoever dies in between leaves the webhook with `told` at 0. Nobody was promised anything then; the sweep finishes it,
+  so that processes that remember their subscriptions learn of it, and the lane is held or freed as the webhook says.
+
+Writers of one webhook may be slow and overtake each other. `rev` puts that right: a lane takes only what is newer.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from gatepost.adapters.secretbox import SecretBox
+from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, insert_new, parts_of
+from gatepost.adapters.storage.mongo_quotas import reserved
+from gatepost.adapters.storage.mongo_webhook_documents import (
+    DELETED,
+    DELETED_REV,
+    SUBSCRIPTION_FIELDS,
+    lane_document,
+    subscription_from_document,
+    webhook_document,
+    webhook_from_document,
+)
+from gatepost.adapters.storage.rows import NEVER_MS, to_ms
+from gatepost.adapters.storage.sql_deliveries import page_of
+from gatepost.domain.webhooks import Webhook
+from gatepost.ports import LaneMark, Page, Saved, Subscriptions
+
+log = structlog.get_logger()
+
+_MOST_SUBSCRIPTIONS = 10_000  # quotas are far below
+
+
+class MongoWebhooks:
+    """Implements `ports.WebhookStore`, and what the engine asks about webhooks."""
+
+    _mongo: Mongo
+    _box: SecretBox
+
+    async def subscriptions(self, group_id: str) -> Subscriptions:
+        return await self._mongo.read(_subscriptions(self._mongo, group_id))
+
+    async def webhook(self, group_id: str, webhook_id: str) -> Webhook | None:
+        return await self._mongo.read(_webhook(self._mongo, self._box, group_id, webhook_id))
+
+    async def webhooks(self, group_id: str, *, limit: int, before: str | None) -> Page[Webhook]:
+        return await self._mongo.read(_webhooks(self._mongo, self._box, group_id, limit, before))
+
+    async def add_webhook(self, group_id: str, webhook: Webhook, *, quota: int) -> Saved:
+        return await self._mongo.write(_add(self._mongo, group_id, webhook_document(self._box, webhook), quota))
+
+    async def save_webhook(self, group_id: str, webhook: Webhook) -> Saved:
+        return await self._mongo.write(_save(self._mongo, group_id, webhook_document(self._box, webhook)))
+
+    async def delete_webhook(self, group_id: str, webhook_id: str, *, now: datetime) -> Saved:
+        return await self._mongo.write(_delete(self._mongo, group_id, webhook_id, to_ms(now)))
+
+    async def lane_marks(self, webhook_ids: Sequence[str]) -> Mapping[str, LaneMark]:
+        return await self._mongo.read(_lane_marks(self._mongo, webhook_ids))
+
+    async def webhooks_to_serve(self, webhook_ids: Sequence[str]) -> Mapping[str, Webhook | None]:
+        return await self._mongo.read(_webhooks_to_serve(self._mongo, self._box, webhook_ids))
+
+
+async def webhooks_version_of(mongo: Mongo, group_id: str) -> int:
+    """Return the version of a group's subscriptions; 0 until it has had a webhook."""
+    group = await mongo.groups.find_one({"_id": group_id}, {"webhooks_version": 1})
+    return group["webhooks_version"] if group else 0
+
+
+async def _subscriptions(mongo: Mongo, group_id: str) -> Subscriptions:
+    # The version first: items newer than it make an emit match again, items older than it would be believed.
+    version = await webhooks_version_of(mongo, group_id)
+    asked = {"group_id": group_id, "deleted": 0}
+    found = await fetch(mongo.webhooks.find(asked, SUBSCRIPTION_FIELDS).sort("id", 1).limit(_MOST_SUBSCRIPTIONS))
+    return Subscriptions(version, tuple(subscription_from_document(each) for each in found))
+
+
+async def _webhook(mongo: Mongo, box: SecretBox, group_id: str, webhook_id: str) -> Webhook | None:
+    found = await mongo.webhooks.find_one({"_id": webhook_id, "group_id": group_id, "deleted": 0})
+    return webhook_from_document(box, found) if found else None
+
+
+async def _webhooks(mongo: Mongo, box: SecretBox, group_id: str, limit: int, before: str | None) -> Page[Webhook]:
+    asked: dict[str, Any] = {"group_id": group_id, "deleted": 0}
+    if before is not None:
+        asked["id"] = {"$lt": before}
+    found = await fetch(mongo.webhooks.find(asked).sort("id", -1).limit(limit + 1))
+    return page_of([webhook_from_document(box, each) for each in found], limit)
+
+
+# --- writing -------------------------------------------------------------------------------------------------
+
+
+async def _add(mongo: Mongo, group_id: str, webhook: Document, quota: int) -> Saved:
+    if not await reserved(mongo, group_id, webhook["id"], quota, now=webhook["created_at"]):
+        return Saved.QUOTA_EXCEEDED
+    await insert_new(mongo.lanes, [lane_document(webhook)])
+    await insert_new(mongo.webhooks, [webhook])
+    await tell(mongo, webhook, now=webhook["updated_at"])
+    return Saved.DONE
+
+
+async def _save(mongo: Mongo, group_id: str, webhook: Document) -> Saved:
+    fields = {field: value for field, value in webhook.items() if field not in ("_id", "id", "group_id", "deleted")}
+    saved = await mongo.webhooks.update_one(
+        {"_id": webhook["id"], "group_id": group_id, "deleted": 0, "config_version": webhook["config_version"] - 1},
+        {"$set": fields},
+    )
+    if not saved.matched_count:
+        return Saved.STALE
+    await tell(mongo, webhook, now=webhook["updated_at"])
+    return Saved.DONE
+
+
+async def _delete(mongo: Mongo, group_id: str, webhook_id: str, now: int) -> Saved:
+    # What signs nothing any more is not kept.
+    gone = {"deleted": DELETED, "deleted_at": now, "headers": "", "secrets": "", "rev": DELETED_REV, "told": 0}
+    deleted = await mongo.webhooks.update_one({"_id": webhook_id, "group_id": group_id, "deleted": 0}, {"$set": gone})
+    if not deleted.matched_count:
+        return Saved.STALE
+    await tell(mongo, {"id": webhook_id, "group_id": group_id, "enabled": 0, **gone}, now=now)
+    return Saved.DONE
+
+
+async def tell(mongo: Mongo, webhook: Mapping[str, Any], *, now: int) -> None:
+    """Do what follows from a webhook's write; done twice it does no harm.
+
+    Its lane is held or freed, and poked: whoever has it looks again. Its group's version is raised.
+    """
+    webhook_id, rev = webhook["id"], webhook["rev"]
+    is_live = webhook["enabled"] and not webhook["deleted"]
+    await mongo.lanes.update_one(
+        {"_id": webhook_id, "rev": {"$lt": rev}},
+        {
+            "$set": {"hold_until": 0 if is_live else NEVER_MS, "rev": rev},
+            "$inc": {"pokes": 1},
+            "$min": {"due_at": now},
+        },
+    )
+    change: Document = {"$inc": {"webhooks_version": 1}}
+    if webhook["deleted"]:
+        change["$unset"] = {f"live.{webhook_id}": ""}  # it counts against the quota no more
+    await mongo.groups.update_one({"_id": webhook["group_id"]}, change)
+    await mongo.webhooks.update_one({"_id": webhook_id, "rev": rev}, {"$set": {"told": 1}})
+
+
+# --- the engine's view ---------------------------------------------------------------------------------------
+
+
+async def _lane_marks(mongo: Mongo, webhook_ids: Sequence[str]) -> dict[str, LaneMark]:
+    marks: dict[str, LaneMark] = {}
+    for part in parts_of(webhook_ids):
+        served = await fetch(
+            mongo.webhooks.find({"_id": {"$in": part}, "enabled": 1, "deleted": 0}, {"config_version": 1})
+        )
+        lanes = await fetch(mongo.lanes.find({"_id": {"$in": part}}, {"pokes": 1}))
+        pokes = {lane["_id"]: lane["pokes"] for lane in lanes}
+        marks |= {each["_id"]: LaneMark(each["config_version"], pokes[each["_id"]]) for each in served}
+    return marks
+
+
+async def _webhooks_to_serve(mongo: Mongo, box: SecretBox, webhook_ids: Sequence[str]) -> dict[str, Webhook | None]:
+    served: dict[str, Webhook | None] = {}
+    for part in parts_of(webhook_ids):
+        found = await fetch(mongo.webhooks.find({"_id": {"$in": part}, "enabled": 1, "deleted": 0}))
+        served |= {each["_id"]: _unless_damaged(box, each) for each in found}
+    return served
+
+
+def _unless_damaged(box: SecretBox, document: Document) -> Webhook | None:
+    # One document that was damaged at rest stops its own lane, not the two hundred it is read with.
+    try:
+        return webhook_from_document(box, document)
+    except Exception as error:  # noqa: BLE001  # whatever is wrong with it
+        log.error(  # noqa: TRY400  # no bug: no trace
+            "webhook.damaged", webhook_id=document["_id"], group_id=document["group_id"], reason=type(error).__name__
+        )
+        return None
