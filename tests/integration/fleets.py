@@ -15,6 +15,7 @@ from typing import Any
 from tests.builders import make_delivery, make_group, make_task_change, make_webhook
 from tests.contract.backends import BACKENDS, Backend
 from tests.fakes import FakeClock, NumberedChance, ScriptedSender, delivery_id_of, header_of
+from tests.integration.rigs import LEASE, Watched
 
 from gatepost.adapters.system import FollowedClock
 from gatepost.domain.deliveries import Attempt, Delivery, Status
@@ -23,32 +24,9 @@ from gatepost.engine.engine import Engine
 from gatepost.engine.lane import Lane
 from gatepost.ports import Clock, DeliveryQuery, Outgoing, Saved
 
-LEASE = timedelta(seconds=30)
-SHARED_ON = ("sqlite",)  # names of `BACKENDS` that the tests of a fleet run on
+SHARED_ON = ("sqlite", "postgres-18")  # names of `BACKENDS` that the tests of a fleet run on
 STEP = 0.05
 TURNS_OF_QUIET = 15  # of the event loop, in which whatever was woken comes to ask the store
-
-
-class Watched:
-    """A handle on the store that knows what it was asked, and how much of it is unanswered."""
-
-    def __init__(self, store: Any) -> None:
-        self._store = store
-        self.calls: Counter[str] = Counter()
-        self.unanswered = 0
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._store, name)
-
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            self.calls[name] += 1
-            self.unanswered += 1
-            try:
-                return await method(*args, **kwargs)
-            finally:
-                self.unanswered -= 1
-
-        return call
 
 
 class SlowSender(ScriptedSender):
@@ -86,6 +64,7 @@ class Worker:
             max_in_flight=8192,
         )
         handle.on_queued = self.engine.hand_over
+        handle.on_poked = self.engine.poked  # for stores that hear of other processes' commits
         self.task = asyncio.create_task(self.engine.run())
 
     @property

@@ -1,6 +1,7 @@
 """An engine over a real store, on a clock that moves when told and a sender that answers as scripted."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -22,6 +23,28 @@ LEASE = timedelta(seconds=30)
 FAILED = Refused(Response(500, (), b"broken"))
 
 
+class Watched:
+    """A handle on the store that knows what it was asked, and how much of it is unanswered."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.calls: Counter[str] = Counter()
+        self.unanswered = 0
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._store, name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            self.calls[name] += 1
+            self.unanswered += 1
+            try:
+                return await method(*args, **kwargs)
+            finally:
+                self.unanswered -= 1
+
+        return call
+
+
 class Rig:
     """A store, a sender and an engine that can be started more than once."""
 
@@ -32,11 +55,13 @@ class Rig:
         self.chance = NumberedChance()
         self.group = make_group()
         self.engine: Engine | None = None
+        self._watched = Watched(store)
         self._running: asyncio.Task[None] | None = None
 
     async def start(self, store: Any = None, owner: str = "eng_1") -> Engine:
+        self._watched = Watched(store or self.store)
         self.engine = Engine(
-            store or self.store,
+            self._watched,  # type: ignore[arg-type]
             self.sender,
             self.clock,
             self.chance,
@@ -82,15 +107,22 @@ class Rig:
         for _ in range(3000):
             if condition():
                 return
-            self.clock.advance(step)
-            await asyncio.sleep(0.001)
+            await self._tick(step, pause=0.001)
         raise AssertionError("it never came about")
 
     async def quiet(self, seconds: float) -> None:
         """Let time pass in which nothing is expected."""
         for _ in range(20):
-            self.clock.advance(seconds / 20)
-            await asyncio.sleep(0.002)
+            await self._tick(seconds / 20, pause=0.002)
+
+    async def _tick(self, seconds: float, *, pause: float) -> None:
+        """Let time pass, but not much of it while the store works, however slow this machine is."""
+        self.clock.advance(seconds)
+        await asyncio.sleep(pause)
+        for _ in range(200):
+            if not self._watched.unanswered:
+                return
+            await asyncio.sleep(0.001)
 
     async def status(self, delivery: Delivery) -> Status:
         return (await self.detail(delivery)).delivery.progress.status
@@ -102,8 +134,7 @@ class Rig:
         for _ in range(2000):
             if await self.status(delivery) is status:
                 return
-            self.clock.advance(step)
-            await asyncio.sleep(0.001)
+            await self._tick(step, pause=0.001)
         raise AssertionError(f"it is still {await self.status(delivery)}")
 
 

@@ -26,7 +26,7 @@ READ_AHEAD_IN_ALL = 20_000  # shared out between lanes when there are many
 POLL = timedelta(seconds=1)  # how long a hint that never came can delay a delivery
 CONFIRM_EVERY = timedelta(seconds=1)
 SWEEP_EVERY = timedelta(seconds=30)
-PAUSE_AFTER_VAIN_LEASE = timedelta(milliseconds=25)  # hints of what others lease come in crowds
+PAUSE_BETWEEN_VAIN_LEASES = timedelta(milliseconds=25)  # hints of what others lease come in crowds
 LARGEST_CLOCK_STEP = 0.05  # of a lease
 PAUSE_WHEN_STORE_FAILS = timedelta(milliseconds=500)
 USABLE_PART = 0.8  # of a lease, from before it was asked for; what is left over covers a request on its way
@@ -58,6 +58,7 @@ class Engine:
         self._edited_since_leasing: set[str] = set()
         self._unserved: list[tuple[LeasedLane, float]] = []  # leased, and when that was asked for
         self._renewed = 0.0
+        self._last_vain_lease = float("-inf")
         self._wall_at_renewal = clock.now()
         self._lease_wanted = asyncio.Event()
         self._confirm_wanted = asyncio.Event()
@@ -170,8 +171,14 @@ class Engine:
         if len(leased.lanes) == LANES_AT_ONCE:
             return timedelta(0)
         if not leased.lanes:
-            await self._clock.sleep(PAUSE_AFTER_VAIN_LEASE)
+            await self._pause_in_a_crowd(asked)
         return max(leased.next_due_at - self._clock.now(), timedelta(0)) if leased.next_due_at else None
+
+    async def _pause_in_a_crowd(self, asked: float) -> None:
+        """Pause after a look that found nothing, if there was another just before it: one alone may have come early."""
+        if asked - self._last_vain_lease < PAUSE_BETWEEN_VAIN_LEASES.total_seconds():
+            await self._clock.sleep(PAUSE_BETWEEN_VAIN_LEASES)
+        self._last_vain_lease = asked
 
     async def _serve_leased_lanes(self) -> None:
         """Begin with the lanes just leased; give back those whose webhook was disabled or deleted meanwhile.
