@@ -2,9 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from importlib import import_module
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 from gatepost.adapters.secretbox import SecretBox, key_file
 from gatepost.adapters.storage.sqlite import SqliteStore
@@ -17,13 +16,18 @@ from gatepost.store_url import Kind
 class Store(AccountStore, TaskStore, WebhookStore, DeliveryLog, LaneStore, TimeSource, Protocol):
     """One process's handle on all that is stored.
 
-    Shape: `on_queued` is called with deliveries just committed here, before whoever wrote them goes on; `on_poked` with
-           the webhooks that other processes have committed some for, without any when it is not known which. Both on
-           the event loop.
+    Shape: `on_queued` is called with deliveries just committed here, before whoever wrote them goes on, and returns the
+           webhooks whose lanes took none; `on_poked` with the webhooks that other processes have committed some for,
+           without any when it is not known which. Both on the event loop.
     """
 
-    on_queued: Callable[[Sequence[QueuedDelivery]], None]
     on_poked: Callable[[Sequence[str]], None]
+
+    @property
+    def on_queued(self) -> Callable[[Sequence[QueuedDelivery]], object]: ...
+
+    @on_queued.setter
+    def on_queued(self, callback: Callable[[Sequence[QueuedDelivery]], set[str]]) -> None: ...
 
     async def close(self) -> None:
         """Finish what was asked for and let go of everything."""
@@ -73,22 +77,24 @@ async def migrate(settings: Settings) -> None:
         await _server_store(settings.store.kind).migrate(settings.store.secret, box=box)
 
 
-_SERVER_STORES = {
-    Kind.POSTGRESQL: ("gatepost.adapters.storage.postgres", "PostgresStore", "postgres"),
-    Kind.MONGODB: ("gatepost.adapters.storage.mongodb", "MongoStore", "mongodb"),
-}
+_EXTRAS = {Kind.POSTGRESQL: "postgres", Kind.MONGODB: "mongodb"}
 
 
 def _server_store(kind: Kind) -> _ServerStore:
     """Return the class of a store, loaded only now: its driver is an extra that others need not install."""
-    module, name, extra = _SERVER_STORES[kind]
     try:
-        return cast("_ServerStore", getattr(import_module(module), name))
+        if kind is Kind.POSTGRESQL:
+            from gatepost.adapters.storage.postgres import PostgresStore
+
+            return PostgresStore
+        from gatepost.adapters.storage.mongodb import MongoStore
+
+        return MongoStore
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("gatepost"):
             raise
         raise InvalidSettings(
-            f"The driver for {kind} is not installed ({error.name}): pip install 'gatepost[{extra}]'."
+            f"The driver for {kind} is not installed ({error.name}): pip install 'gatepost[{_EXTRAS[kind]}]'."
         ) from None
 
 

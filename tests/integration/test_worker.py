@@ -3,26 +3,57 @@
 import asyncio
 import base64
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
+import asyncpg
 import pytest
+from tests import postgres_servers, standin
 from tests.commands import PATIENCE_SECONDS, Running, Server, clean_environment, run, running
 from tests.receivers import Receiver, status
+
+KEY_OPTIONS = ("--group", "Team", "--create-group", "--role", "admin", "--json")
 
 
 def sqlite(folder: Path) -> str:
     return f"sqlite:///{folder}/gatepost.db"
 
 
-STORES: Mapping[str, Callable[[Path], str]] = {"sqlite": sqlite}
+def postgres(folder: Path) -> str:
+    """Make a schema of its own in the test server's database."""
+    schema = f"worker_{sha256(str(folder).encode()).hexdigest()[:16]}"
+
+    async def make() -> None:
+        connection = await asyncpg.connect(postgres_servers.url(15))
+        await connection.execute(f"CREATE SCHEMA {schema}")
+        await connection.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(make()))  # a test may have a loop of its own
+    thread.start()
+    thread.join()
+    return f"{postgres_servers.url(15)}&search_path={schema}"
+
+
+def mongodb(folder: Path) -> str:
+    return standin.url(f"worker_{sha256(str(folder).encode()).hexdigest()[:16]}")
+
+
+STORES: Mapping[str, Callable[[Path], str]] = {"sqlite": sqlite, "postgres": postgres, "mongodb": mongodb}
+MISSING: Mapping[str, Callable[[], str | None]] = {
+    "sqlite": lambda: None,
+    "postgres": lambda: postgres_servers.missing(15),
+    "mongodb": standin.missing,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +67,7 @@ class Installation:
         """Serve without an engine."""
         with running("serve", "--engine", "off", "--port", "0", environment=self.settings) as process:
             url = json.loads(process.until("server.started", stream="stderr"))["url"]
-            given = ("--group", "Team", "--create-group", "--role", "admin", "--json")
-            key = json.loads(run("key", "create", *given, environment=self.settings).stdout)["key"]
+            key = json.loads(run("key", "create", *KEY_OPTIONS, environment=self.settings).stdout)["key"]
             yield Server(Path("/nowhere"), process, url, key)
 
     @contextmanager
@@ -47,16 +77,26 @@ class Installation:
 
 
 @pytest.fixture(params=sorted(STORES))
-def installation(request: pytest.FixtureRequest, tmp_path: Path) -> Installation:
-    settings = {
-        "GATEPOST_STORE": STORES[request.param](tmp_path),
-        "GATEPOST_SECRET_KEY": base64.b64encode(bytes(32)).decode(),
-        "GATEPOST_ALLOWED_TARGET_NETWORKS": "127.0.0.0/8",
-        "GATEPOST_LEASE_SECONDS": "2",
-    }
-    migrated = run("migrate", environment=settings)
+def unmigrated(request: pytest.FixtureRequest, tmp_path: Path) -> Installation:
+    if reason := MISSING[request.param]():
+        if os.environ.get("GATEPOST_REQUIRE_SERVERS") == "1":
+            pytest.fail(f"{reason}, and GATEPOST_REQUIRE_SERVERS=1 asks for it")
+        pytest.skip(reason)
+    return Installation(
+        {
+            "GATEPOST_STORE": STORES[request.param](tmp_path),
+            "GATEPOST_SECRET_KEY": base64.b64encode(bytes(32)).decode(),
+            "GATEPOST_ALLOWED_TARGET_NETWORKS": "127.0.0.0/8",
+            "GATEPOST_LEASE_SECONDS": "2",
+        }
+    )
+
+
+@pytest.fixture
+def installation(unmigrated: Installation) -> Installation:
+    migrated = run("migrate", environment=unmigrated.settings)
     assert migrated.returncode == 0, migrated.stderr
-    return Installation(settings)
+    return unmigrated
 
 
 def test_a_worker_delivers_what_an_api_without_an_engine_has_taken(installation: Installation) -> None:
@@ -150,6 +190,55 @@ def test_a_worker_is_refused_an_address_that_is_taken(tmp_path: Path) -> None:
         refused = run("worker", "--http", url_of(taken).removeprefix("http://"), "--store", sqlite(tmp_path))
     assert refused.returncode == 1
     assert b"Choose another port" in refused.stderr
+
+
+@pytest.mark.parametrize("command", [["serve", "--port", "0"], ["worker"], ["key", "create", *KEY_OPTIONS]])
+def test_a_store_on_a_server_is_refused_until_it_is_migrated(unmigrated: Installation, command: list[str]) -> None:
+    if unmigrated.settings["GATEPOST_STORE"].startswith("sqlite:"):
+        pytest.skip("an embedded store is brought up to date at every start")
+    refused = run(*command, environment=unmigrated.settings)
+    assert refused.returncode == 1
+    assert b"gatepost migrate" in refused.stderr
+    assert b"Traceback" not in refused.stderr
+
+
+def test_another_key_is_refused_and_migrating_again_changes_nothing(installation: Installation) -> None:
+    assert run("migrate", environment=installation.settings).returncode == 0
+    other = {**installation.settings, "GATEPOST_SECRET_KEY": base64.b64encode(bytes(31) + b"1").decode()}
+    for command in ("worker", "migrate"):
+        refused = run(command, environment=other)
+        assert refused.returncode == 1
+        assert b"secret key" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "driver", "extra"),
+    [("postgresql://db/gatepost", "asyncpg", "postgres"), ("mongodb://db/gatepost", "pymongo", "mongodb")],
+)
+def test_a_driver_that_is_not_installed_is_told_with_its_extra(url: str, driver: str, extra: str) -> None:
+    script = f"import sys; sys.modules[{driver!r}] = None; sys.argv = ['gatepost', 'worker']\n"
+    script += "from gatepost.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=clean_environment({"GATEPOST_STORE": url, "GATEPOST_SECRET_KEY": base64.b64encode(bytes(32)).decode()}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert done.returncode == 2
+    assert done.stderr.endswith(f"({driver}): pip install 'gatepost[{extra}]'.\n")
+
+
+@pytest.mark.parametrize("command", [["worker"], ["migrate"]])
+def test_a_server_that_cannot_be_reached_is_told_in_a_sentence_without_its_password(command: list[str]) -> None:
+    key = {"GATEPOST_SECRET_KEY": base64.b64encode(bytes(32)).decode()}
+    for store in ("postgresql://gatepost:hunter2@127.0.0.1:1/g", "mongodb://gatepost:hunter2@127.0.0.1:1/g"):
+        refused = run(*command, environment={"GATEPOST_STORE": store, **key})
+        assert refused.returncode == 1, refused.stderr
+        assert refused.stderr.startswith(b"gatepost: ")
+        assert b"Traceback" not in refused.stderr
+        assert b"hunter2" not in refused.stderr
 
 
 @pytest.mark.parametrize("command", [["serve"], ["worker"], ["migrate"]])
