@@ -43,7 +43,7 @@ fix: $(VENV)/.dev ## format the code and repair what the linter can
 
 # --strict: where the advisories cannot be reached nothing was audited, and that must not look like a pass.
 audit: $(VENV)/.dev ## look for known vulnerabilities in what is pinned
-	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements/run.txt
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements/deploy.txt
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements/dev.txt
 
 # dev first: the smaller sets are then resolved inside it, so that all of them agree on every version.
@@ -52,6 +52,7 @@ COMPILE = env -u UV_FIND_LINKS $(UV) pip compile --quiet --upgrade --universal -
 lock: $(VENV)/.uv ## renew requirements/*.txt and the npm lock from what they are made of
 	$(COMPILE) pyproject.toml --all-extras --group dev --output-file requirements/dev.txt
 	$(COMPILE) pyproject.toml --constraint requirements/dev.txt --output-file requirements/run.txt
+	$(COMPILE) pyproject.toml --all-extras --constraint requirements/dev.txt --output-file requirements/deploy.txt
 	$(COMPILE) --group build --constraint requirements/dev.txt --output-file requirements/build.txt
 	$(COMPILE) --group installer --constraint requirements/dev.txt --output-file requirements/installer.txt
 	$(if $(NODE),cd $(INTEROP) && rm -rf node_modules && npm install --package-lock-only --ignore-scripts)
