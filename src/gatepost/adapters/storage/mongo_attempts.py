@@ -50,7 +50,7 @@ class MongoAttempts:
 
     async def record_attempts(self, batch: Sequence[LaneOutcomes]) -> set[str]:
         self._mongo.hand_over.recorded({each.delivery.id for outcomes in batch for each in outcomes.settled})
-        return await self._mongo.write(_record(self._mongo, batch))
+        return await self._mongo.write_lanes(_record(self._mongo, batch))
 
 
 async def _record(mongo: Mongo, batch: Sequence[LaneOutcomes]) -> set[str]:

@@ -22,6 +22,10 @@ DEFAULT_DATABASE = "gatepost"
 FIND_SERVER_MS = 5_000
 ANSWER_MS = 10_000
 
+# What people ask takes turns, so that the engine always finds a connection among the driver's 100.
+TURNS = 64
+TURN_SECONDS = 30.0
+
 MOST_IDS = 500  # in one `$in`
 DUPLICATE_KEY = 11000
 
@@ -44,25 +48,52 @@ class Mongo:
         self.lanes = self.database["lanes"]
         self.workers = self.database["workers"]
         self.deliveries = self.database["deliveries"]
+        self._turns = asyncio.Semaphore(TURNS)
         self._writing: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     async def read(self, looking: Coroutine[Any, Any, T]) -> T:
         """Await reads; what goes wrong with the server is StoreUnavailable."""
-        try:
-            return await looking
-        except PyMongoError as error:
-            raise unavailable(error) from error
+        return await self._in_turn(looking)
 
     async def write(self, writing: Coroutine[Any, Any, T]) -> T:
         """Await writes as `read` does; they go on to their end though the caller gives up.
 
         There is no transaction that would take a half back. The sweep would finish it, but half a minute later.
         """
+        self._refuse_if_closed(writing)
+        return await self._to_its_end(self._in_turn(writing))
+
+    async def read_lanes(self, looking: Coroutine[Any, Any, T]) -> T:
+        """Await reads of the engine, which never wait for what people ask."""
+        return await _at_border(looking)
+
+    async def write_lanes(self, writing: Coroutine[Any, Any, T]) -> T:
+        """Await writes of the engine, which never wait for what people ask."""
+        self._refuse_if_closed(writing)
+        return await self._to_its_end(_at_border(writing))
+
+    def _refuse_if_closed(self, writing: Coroutine[Any, Any, Any]) -> None:
         if self._closed:
             writing.close()
             raise StoreUnavailable("the store is closed")
-        task = asyncio.create_task(self.read(writing))
+
+    async def _in_turn(self, asked: Coroutine[Any, Any, T]) -> T:
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                await self._turns.acquire()
+        except BaseException as error:
+            asked.close()
+            if isinstance(error, TimeoutError):
+                raise StoreUnavailable("the database is too slow for all that is asked of it") from error
+            raise
+        try:
+            return await _at_border(asked)
+        finally:
+            self._turns.release()
+
+    async def _to_its_end(self, writing: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.create_task(writing)
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
         return await asyncio.shield(task)
@@ -73,6 +104,13 @@ class Mongo:
         if self._writing:
             await asyncio.wait(set(self._writing))
         await self.client.close()
+
+
+async def _at_border(asked: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await asked
+    except PyMongoError as error:
+        raise unavailable(error) from error
 
 
 def unavailable(error: PyMongoError) -> StoreUnavailable:
@@ -102,8 +140,10 @@ def _client(url: str) -> AsyncMongoClient[Document]:
             retryWrites=False,
             retryReads=False,
         )
-    except PyMongoError as error:
-        raise StoreUnavailable(f"this is no address of a MongoDB database: {error}") from error
+    except (PyMongoError, ValueError) as error:
+        # Without the driver's words, which may quote the URL and its password.
+        reason = type(error).__name__
+        raise StoreUnavailable(f"the URL is none of a MongoDB database ({reason})") from None
 
 
 async def insert_new(collection: Collection, documents: Sequence[Document]) -> None:

@@ -5,7 +5,7 @@ in the store from the moment it is inserted: the engine may read, send, record a
 inserted it still waits for an answer. Handed over then, it would be sent again. So an emission notes what overtakes it.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 
 from gatepost.domain.deliveries import QueuedDelivery
@@ -31,13 +31,13 @@ class HandOver:
         finally:
             self._emissions = [each for each in self._emissions if each is not waiting]
 
-    def recorded(self, delivery_ids: Collection[str]) -> None:
+    def recorded(self, delivery_ids: Set[str]) -> None:
         """Note outcomes that are about to be recorded: until they are, the lane knows the deliveries anyway."""
         for waiting in self._emissions:
-            for delivery_id in waiting.keys() & set(delivery_ids):
+            for delivery_id in waiting.keys() & delivery_ids:
                 del waiting[delivery_id]
 
-    def leased(self, webhook_ids: Collection[str]) -> None:
+    def leased(self, webhook_ids: Set[str]) -> None:
         """Note lanes that are ours from now on: another process may have served them a moment ago, and reads find the
         rest."""
         for waiting in self._emissions:

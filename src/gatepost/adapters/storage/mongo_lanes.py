@@ -5,11 +5,12 @@ on. A write is judged by what it matched.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pymongo import ReturnDocument
+from pymongo.errors import PyMongoError
 
 from gatepost.adapters.storage.mongo_documents import DELIVERY_FIELDS, OPEN, queued_from_documents
 from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, parts_of
@@ -17,6 +18,9 @@ from gatepost.adapters.storage.mongo_owners import room_in_share
 from gatepost.adapters.storage.mongo_sweep import sweep
 from gatepost.adapters.storage.rows import NEVER_MS, from_ms, to_ms
 from gatepost.ports import LaneRead, Leased, LeasedLane, Release
+
+T = TypeVar("T")
+Item = TypeVar("Item")
 
 _AT_ONCE = 16  # requests on their way: the pool has 100 connections, and others want some
 _MOST_ROUNDS = 3
@@ -30,18 +34,18 @@ class MongoLanes:
     _mongo: Mongo
 
     async def lease_lanes(self, owner: str, *, limit: int, now: datetime, lease: timedelta) -> Leased:
-        leased = await self._mongo.write(_lease_lanes(self._mongo, owner, limit, now, lease))
+        leased = await self._mongo.write_lanes(_lease_lanes(self._mongo, owner, limit, now, lease))
         self._mongo.hand_over.leased({lane.webhook_id for lane in leased.lanes})
         return leased
 
     async def read_lanes(self, limits: Mapping[str, int], *, now: datetime) -> Mapping[str, LaneRead]:
-        return await self._mongo.read(_read_lanes(self._mongo, limits, to_ms(now)))
+        return await self._mongo.read_lanes(_read_lanes(self._mongo, limits, to_ms(now)))
 
     async def release_lanes(self, releases: Sequence[Release]) -> set[str]:
-        return await self._mongo.write(_release_lanes(self._mongo, releases))
+        return await self._mongo.write_lanes(_release_lanes(self._mongo, releases))
 
     async def sweep(self, *, now: datetime) -> int:
-        return await self._mongo.write(sweep(self._mongo, to_ms(now)))
+        return await self._mongo.write_lanes(sweep(self._mongo, to_ms(now)))
 
 
 # --- leasing -------------------------------------------------------------------------------------------------
@@ -65,14 +69,31 @@ async def _lease_lanes(mongo: Mongo, owner: str, limit: int, now: datetime, leas
     room = await room_in_share(mongo, owner, now=now, lease=lease)
     limit = limit if room is None else min(limit, room)
     wish = _Wish(owner, now=to_ms(now), until=to_ms(now + lease), absurd=to_ms(now + 2 * lease))
-    lanes: list[LeasedLane] = []
+    taken: list[tuple[int, LeasedLane]] = []
+    next_due_at = None
+    try:
+        await _take_several(mongo, wish, limit, taken)
+        next_due_at = await _next_due_at(mongo, wish)
+    except PyMongoError:
+        if not taken:  # those are ours: untold, nobody would serve them until their leases end
+            raise
+    taken.sort(key=lambda each: each[0])
+    return Leased([lane for _, lane in taken], next_due_at)
+
+
+async def _take_several(mongo: Mongo, wish: _Wish, limit: int, taken: list[tuple[int, LeasedLane]]) -> None:
+    """Lease up to so many lanes; each is added, with the moment it was due, as soon as it is ours."""
+
+    async def take(found: Document) -> bool:
+        lane = await _take(mongo, wish, found)
+        if lane is not None:
+            taken.append((found["due_at"], lane))
+        return lane is not None
+
     for _ in range(_MOST_ROUNDS):  # those that others are quicker to take are made up for
-        candidates = await _leasable(mongo, wish, limit - len(lanes))
-        taken = await _several([_take(mongo, wish, each) for each in candidates])
-        lanes += [lane for lane in taken if lane is not None]
-        if None not in taken:
-            break
-    return Leased(lanes, await _next_due_at(mongo, wish))
+        candidates = await _leasable(mongo, wish, limit - len(taken))
+        if all(await _several(take, candidates)):
+            return
 
 
 async def _leasable(mongo: Mongo, wish: _Wish, limit: int) -> list[Document]:
@@ -124,7 +145,7 @@ async def _read_lanes(mongo: Mongo, limits: Mapping[str, int], now: int) -> dict
         for part in parts_of(limits)
         for lane in await fetch(mongo.lanes.find({"_id": {"$in": part}}, {"token": 1, "pokes": 1}))
     ]
-    queues = await _several([_unfinished(mongo, lane["_id"], limits[lane["_id"]] + 1) for lane in lanes])
+    queues = await _several(lambda lane: _unfinished(mongo, lane["_id"], limits[lane["_id"]] + 1), lanes)
     due = [[each for each in queue if each["next_attempt_at"] <= now] for queue in queues]
     due = [queue[: limits[lane["_id"]]] for lane, queue in zip(lanes, due, strict=True)]
     events = await _events(mongo, [each for queue in due for each in queue])
@@ -163,7 +184,7 @@ def _event_of(delivery: Mapping[str, Any]) -> str:
 
 
 async def _release_lanes(mongo: Mongo, releases: Sequence[Release]) -> set[str]:
-    given_back = await _several([_release(mongo, each) for each in releases])
+    given_back = await _several(lambda release: _release(mongo, release), releases)
     return {each.webhook_id for each, is_free in zip(releases, given_back, strict=True) if is_free}
 
 
@@ -186,16 +207,25 @@ async def _release(mongo: Mongo, release: Release) -> bool:
 # --- many at once --------------------------------------------------------------------------------------------
 
 
-async def _several(asked: Sequence[Any]) -> list[Any]:
-    """Await coroutines, a few at a time, and return their results in order. All of them end before one raises."""
+async def _several(ask: Callable[[Item], Awaitable[T]], items: Sequence[Item]) -> list[T]:
+    """Ask for each of the items, a few at a time, and return the answers in order.
+
+    Raises: the first error, once what was under way has ended; no more is asked after it.
+    """
     gate = asyncio.Semaphore(_AT_ONCE)
+    failed: list[Exception] = []
 
-    async def one(waiting: Any) -> Any:
+    async def one(item: Item) -> T:
         async with gate:
-            return await waiting
+            if failed:
+                raise failed[0]
+            try:
+                return await ask(item)
+            except Exception as error:
+                failed.append(error)
+                raise
 
-    results = await asyncio.gather(*(one(each) for each in asked), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
+    answers = await asyncio.gather(*(one(each) for each in items), return_exceptions=True)
+    if failed:
+        raise failed[0]
+    return [answer for answer in answers if not isinstance(answer, BaseException)]

@@ -21,13 +21,13 @@ class MongoOwners:
     _mongo: Mongo
 
     async def join(self, owner: str, *, now: datetime) -> None:
-        await self._mongo.write(_join(self._mongo, owner, now))
+        await self._mongo.write_lanes(_join(self._mongo, owner, now))
 
     async def leave(self, owner: str) -> None:
-        await self._mongo.write(_leave(self._mongo, owner))
+        await self._mongo.write_lanes(_leave(self._mongo, owner))
 
     async def renew_lanes(self, owner: str, tokens: Mapping[str, int], *, now: datetime, lease: timedelta) -> Renewal:
-        return await self._mongo.write(_renew(self._mongo, owner, tokens, now, lease))
+        return await self._mongo.write_lanes(_renew(self._mongo, owner, tokens, now, lease))
 
 
 async def room_in_share(mongo: Mongo, owner: str, *, now: datetime, lease: timedelta) -> int | None:

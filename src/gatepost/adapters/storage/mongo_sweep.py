@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
+from pymongo.errors import OperationFailure
 
 from gatepost.adapters.storage.mongo_documents import CLOSED, OPEN
 from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, parts_of
@@ -15,6 +16,7 @@ from gatepost.adapters.storage.rows import NEVER_MS
 log = structlog.get_logger()
 
 _AT_ONCE = 100
+_MOST_ROUNDS = 100
 _BURIED_AT_ONCE = 500
 # Somebody may have matched an event before the webhook was deleted, and be slow to write it: it is looked at again for
 # a day.
@@ -32,16 +34,17 @@ async def sweep(mongo: Mongo, now: int) -> int:
 
 
 async def _relay_what_waits(mongo: Mongo) -> None:
-    # The most that waits in one document first. Whoever is just passing it on is not disturbed by us.
-    tried: set[str] = set()
-    while True:
-        asked = mongo.tasks.find({"pending_events": {"$gt": 0}}, OUTBOX_FIELDS).sort("pending_events", -1)
-        waiting = [task for task in await fetch(asked.limit(_AT_ONCE)) if task["_id"] not in tried]
-        if not waiting:
-            return
+    """Pass on what somebody left in an outbox. Whoever is just passing it on is not disturbed by us."""
+    for _ in range(_MOST_ROUNDS):  # others go on emitting: what is under way at this moment is never all of it
+        asked = mongo.tasks.find({"pending_events": {"$gt": 0}}, OUTBOX_FIELDS).sort("pending_events", 1)
+        waiting = await fetch(asked.limit(_AT_ONCE))
         for task in waiting:
-            tried.add(task["_id"])
-            await relay(mongo, task)
+            try:
+                await relay(mongo, task)
+            except OperationFailure as error:  # the server is there, and refuses this one: the others are tried
+                log.warning("outbox.not_relayed", task_id=task["id"], group_id=task["group_id"], reason=str(error))
+        if len(waiting) < _AT_ONCE:
+            return
 
 
 async def _tell_what_was_written(mongo: Mongo, now: int) -> None:

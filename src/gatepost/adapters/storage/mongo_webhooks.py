@@ -66,10 +66,10 @@ class MongoWebhooks:
         return await self._mongo.write(_delete(self._mongo, group_id, webhook_id, to_ms(now)))
 
     async def lane_marks(self, webhook_ids: Sequence[str]) -> Mapping[str, LaneMark]:
-        return await self._mongo.read(_lane_marks(self._mongo, webhook_ids))
+        return await self._mongo.read_lanes(_lane_marks(self._mongo, webhook_ids))
 
     async def webhooks_to_serve(self, webhook_ids: Sequence[str]) -> Mapping[str, Webhook | None]:
-        return await self._mongo.read(_webhooks_to_serve(self._mongo, self._box, webhook_ids))
+        return await self._mongo.read_lanes(_webhooks_to_serve(self._mongo, self._box, webhook_ids))
 
 
 async def webhooks_version_of(mongo: Mongo, group_id: str) -> int:
@@ -166,7 +166,9 @@ async def _lane_marks(mongo: Mongo, webhook_ids: Sequence[str]) -> dict[str, Lan
         )
         lanes = await fetch(mongo.lanes.find({"_id": {"$in": part}}, {"pokes": 1}))
         pokes = {lane["_id"]: lane["pokes"] for lane in lanes}
-        marks |= {each["_id"]: LaneMark(each["config_version"], pokes[each["_id"]]) for each in served}
+        marks |= {
+            each["_id"]: LaneMark(each["config_version"], pokes[each["_id"]]) for each in served if each["_id"] in pokes
+        }
     return marks
 
 

@@ -76,7 +76,7 @@ class MongoStore(MongoAccounts, MongoTasks, MongoWebhooks, MongoDeliveries, Mong
         self._mongo.hand_over.on_queued = callback
 
     async def server_time(self) -> datetime | None:
-        answer = await self._mongo.read(self._mongo.client.admin.command("hello"))
+        answer = await self._mongo.read_lanes(self._mongo.client.admin.command("hello"))
         moment: datetime | None = answer.get("localTime")
         return moment and moment.replace(tzinfo=UTC)
 
