@@ -1,6 +1,5 @@
 """What the integration tests share."""
 
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from tests.integration.fleets import SHARED_ON, Fleet, fleet_on
 from tests.integration.rigs import Rig, engine_rig
 from tests.integration.senders import CLOCK, LOOPBACK, Make, Sending
 from tests.receivers import Receiver
+from tests.tools import missing
 
 from gatepost.adapters.resolver import Resolver
 from gatepost.adapters.sender import CurlSender
@@ -59,9 +59,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 @pytest.fixture(params=SHARED_ON)
 async def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Fleet]:
-    if reason := BACKENDS[request.param].missing():
-        if os.environ.get("GATEPOST_REQUIRE_SERVERS") == "1":
-            pytest.fail(f"{reason}, and GATEPOST_REQUIRE_SERVERS=1 asks for it")
-        pytest.skip(reason)
+    if lacking := BACKENDS[request.param].missing():
+        missing(lacking)
     async with fleet_on(request.param, tmp_path) as fleet:
         yield fleet
