@@ -1,21 +1,15 @@
 """The stores of `fleet.py`: servers of its own, and what lies in them afterwards, read past Gatepost."""
 
-import shutil
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Protocol
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' servers are started here as well
 
 from tests.postgres_servers import PostgresServer, binaries
-
-STARTS_WITHIN_SECONDS = 30
+from tests.standin import StandIn
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,26 +173,8 @@ class OwnMongo(Mongo):
     """The stand-in that speaks MongoDB's protocol."""
 
     def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self._folder = Path(mkdtemp(prefix="gatepost-mongo-"))
-        program = str(Path(sys.executable).with_name("nx-27017"))
-        command = [program, "--data-dir", str(self._folder / "data"), "-p", str(port)]
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder)
-        deadline = time.monotonic() + STARTS_WITHIN_SECONDS
-        while not _is_open(port):
-            assert time.monotonic() < deadline, (self._folder / "log").read_text()
-            time.sleep(0.05)
-        super().__init__(f"mongodb://127.0.0.1:{port}/gatepost")
+        self._server = StandIn()
+        super().__init__(f"{self._server.url}/gatepost")
 
     def remove(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        self._server.remove()
