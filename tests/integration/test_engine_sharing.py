@@ -211,7 +211,7 @@ async def deliver_on_wrong_clocks(fleet: Fleet, *, deliveries: int, follows: boo
     One has the lanes when the other joins; half-way the clock of one is set, and a third comes when the first goes.
     """
     fleet.latency = 3.0
-    webhooks = await fleet.webhooks(20, max_concurrency=4)
+    webhooks = await fleet.webhooks(20, max_concurrency=8)
     rounds = deliveries // len(webhooks)
     first = await fleet.start(follows=follows)
     for n in range(rounds):
