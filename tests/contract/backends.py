@@ -104,13 +104,17 @@ class PostgresBackend(Backend):
         from gatepost.adapters.secretbox import SecretBox
         from gatepost.adapters.storage.postgres import PostgresStore
 
-        url, box = await self._made(), SecretBox(SECRET_KEY)
-        await PostgresStore.migrate(url, box=box)
-        return await PostgresStore.open(url, box=box, on_death=self.deaths.append)
+        box = SecretBox(SECRET_KEY)
+        await self.make()
+        await PostgresStore.migrate(self.url, box=box)
+        return await PostgresStore.open(self.url, box=box, on_death=self.deaths.append)
 
-    async def _made(self) -> str:
-        async with self._connected() as connection:
+    async def make(self) -> None:
+        async with self.connected() as connection:
             await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {self._schema}")
+
+    @property
+    def url(self) -> str:
         return f"{postgres_servers.url(self.version)}&search_path={self._schema}"
 
     @property
@@ -121,16 +125,15 @@ class PostgresBackend(Backend):
         return None
 
     async def lose_hint(self, webhook_id: str) -> None:
-        async with self._connected() as connection:
-            await connection.execute(
-                f"UPDATE {self._schema}.lanes SET due_at = 253402300799999 WHERE webhook_id = $1", webhook_id
-            )
+        async with self.connected() as connection:
+            await connection.execute("UPDATE lanes SET due_at = 253402300799999 WHERE webhook_id = $1", webhook_id)
 
     @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[Any]:
+    async def connected(self) -> AsyncIterator[Any]:
+        """Give a connection past the store, as another program has."""
         import asyncpg
 
-        connection = await asyncpg.connect(postgres_servers.url(self.version))
+        connection = await asyncpg.connect(self.url)
         try:
             yield connection
         finally:

@@ -19,14 +19,18 @@ Connection = Any  # asyncpg's classes carry no types of their own
 FOR_PEOPLE = 10  # connections at most, of one process
 FOR_THE_ENGINE = 6  # it records, leases, renews, reads, confirms and releases at once
 CONNECT_SECONDS = 5.0
+QUEUE_SECONDS = 15.0  # for a connection that others use
 COMMAND_SECONDS = 15.0  # a server that is gone without a word is an error, not a wait
 
 _SETTINGS = {
     "application_name": "gatepost",
     "default_transaction_isolation": "read committed",
-    # Every statement has its index. Of a table that has just filled the planner knows nothing, and would scan it until
-    # statistics are made; a scan being ruled out looks dear enough to be compiled, which costs more than any of them.
+    # Every statement looks rows up one by one in an index made for it. Of a table that has just filled the planner
+    # knows nothing, and would rather walk all of it until statistics are made. What is ruled out looks dear enough to
+    # be compiled, which costs more than any of our statements.
     "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
     "jit": "off",
     # A process that is stopped inside a transaction must not keep lanes locked: others' pokes wait for them.
     "idle_in_transaction_session_timeout": "10s",
@@ -131,7 +135,7 @@ async def lent(pool: Connection) -> AsyncIterator[Connection]:
     Raises: StoreUnavailable, Unstorable; never what is the driver's own.
     """
     try:
-        async with pool.acquire(timeout=CONNECT_SECONDS) as connection:
+        async with pool.acquire(timeout=QUEUE_SECONDS) as connection:
             try:
                 yield connection
             except (asyncio.CancelledError, OSError, asyncpg.InterfaceError, asyncpg.InternalClientError):

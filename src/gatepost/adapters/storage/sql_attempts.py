@@ -30,8 +30,10 @@ INSERT INTO attempts ({ATTEMPT_COLUMNS})
 SELECT {", ".join(f"new.{column}" for column in ATTEMPT_COLUMNS.split(", "))}
 FROM new CROSS JOIN deliveries WHERE deliveries.id = new.delivery_id
 """
+# Not `IS NULL`: an index of the unfinished would be walked for what is to be looked up by id.
+_UNFINISHED = "coalesce(deliveries.finished_at, 0) = 0"
 ADD_ATTEMPTS = f"""
-{_INSERT_ATTEMPTS} AND deliveries.attempt_count = new.number - 1 AND deliveries.finished_at IS NULL
+{_INSERT_ATTEMPTS} AND deliveries.attempt_count = new.number - 1 AND {_UNFINISHED}
 ON CONFLICT DO NOTHING
 """
 # The attempt written ahead of sending may have been the last one: what it finished is open to its own amendment.
@@ -52,7 +54,7 @@ UPDATE deliveries SET status = new.status, attempt_count = new.attempt_count, ma
        last_error_class = new.last_error_class, dead_reason = new.dead_reason, finished_at = new.finished_at
 FROM new WHERE deliveries.id = new.id AND deliveries.attempt_count = new.expected_count
 """
-MOVE = f"{_SET_PROGRESS} AND deliveries.finished_at IS NULL"
+MOVE = f"{_SET_PROGRESS} AND {_UNFINISHED}"
 AMEND = f"{_SET_PROGRESS} AND {_IS_OPEN}"
 CLEAN = """
 WITH clean (webhook_id, "window") AS (VALUES {rows})

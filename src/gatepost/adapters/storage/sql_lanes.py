@@ -92,16 +92,17 @@ ORDER BY next_attempt_at LIMIT 1
 # --- looking after -------------------------------------------------------------------------------------------
 
 # Lanes that hint at later, although something of theirs is due. A leased lane is due as long as it is leased.
+# Scalar queries, which are answered by the index for each lane; EXISTS may be turned into a walk over all deliveries.
 FORGOTTEN = """
-SELECT webhook_id FROM lanes WHERE owner = '' AND due_at > ? AND hold_until <= ? AND EXISTS (
-    SELECT 1 FROM deliveries
-    WHERE webhook_id = lanes.webhook_id AND finished_at IS NULL AND next_attempt_at <= ?)
+SELECT webhook_id FROM lanes WHERE owner = '' AND due_at > ? AND hold_until <= ? AND (
+    SELECT next_attempt_at FROM deliveries
+    WHERE webhook_id = lanes.webhook_id AND finished_at IS NULL ORDER BY next_attempt_at LIMIT 1) <= ?
 """
 # Not while somebody holds the lane: what is in flight may yet be answered, and is then recorded as it ended.
 _NOT_HELD = "NOT EXISTS (SELECT 1 FROM lanes WHERE webhook_id = {} AND owner <> '' AND lease_until >= ?)"
 ORPHANING = f"""
-SELECT id FROM webhooks WHERE deleted_at IS NOT NULL AND {_NOT_HELD.format("webhooks.id")} AND EXISTS (
-    SELECT 1 FROM deliveries WHERE webhook_id = webhooks.id AND finished_at IS NULL)
+SELECT id FROM webhooks WHERE deleted_at IS NOT NULL AND {_NOT_HELD.format("webhooks.id")} AND (
+    SELECT id FROM deliveries WHERE webhook_id = webhooks.id AND finished_at IS NULL LIMIT 1) IS NOT NULL
 """
 BURY = f"""
 UPDATE deliveries SET status = 'dead-letter', dead_reason = 'webhook_deleted', next_attempt_at = NULL, finished_at = ?

@@ -1,0 +1,282 @@
+"""Races that only a database with many writers has. Each test shows the race, too: it fails without its rule."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.builders import GROUP_ID, accepted, make_delivery, make_task_change, make_webhook
+from tests.contract.backends import Postgres18Backend, Store
+from tests.contract.steps import (
+    ADA,
+    EVE,
+    HOUR,
+    LEASE,
+    add_webhook,
+    detail,
+    emit_one,
+    lease,
+    lease_one,
+    leased_with_one,
+    read,
+    read_one,
+    record,
+    release,
+    save,
+)
+from tests.fakes import NOW, FakeClock, NumberedChance
+from tests.integration.postgres_rigs import SlowAnswers, ask, changing, postgres_database, until_waiting
+
+from gatepost.adapters.storage import postgres_dialect
+from gatepost.adapters.storage.scripts import LOCKED
+from gatepost.domain.deliveries import QueuedDelivery
+from gatepost.domain.groups import Caller, Role
+from gatepost.ports import Saved, Subscriptions
+from gatepost.services.tasks import Tasks
+
+RULE = pytest.mark.parametrize("rule", [True, False], ids=["with the rule", "without it"])
+
+
+@pytest.fixture
+async def postgres(tmp_path: Path) -> AsyncIterator[Postgres18Backend]:
+    async with postgres_database(tmp_path) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def ada(postgres: Postgres18Backend) -> Store:
+    return await postgres.open()
+
+
+@pytest.fixture
+async def eve(postgres: Postgres18Backend) -> Store:
+    return await postgres.open()
+
+
+@pytest.fixture
+def without_locks(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let shared statements lock nothing ahead."""
+
+    def drop() -> None:
+        monkeypatch.setitem(postgres_dialect._SPELLINGS, LOCKED, "")
+        postgres_dialect.in_postgres.cache_clear()
+
+    yield drop
+    postgres_dialect.in_postgres.cache_clear()
+
+
+# --- recording -----------------------------------------------------------------------------------------------
+
+
+@RULE
+async def test_a_recorder_that_waits_for_a_row_has_its_lanes_locked_already(
+    rule: bool, without_locks: Any, postgres: Postgres18Backend, ada: Store, eve: Store
+) -> None:
+    webhook, lane, delivery, queued = await leased_with_one(ada)
+    if not rule:
+        without_locks()
+
+    async with changing(postgres, "SELECT 1 FROM deliveries WHERE id = $1 FOR UPDATE", delivery.id):
+        recording = asyncio.create_task(record(ada, lane, queued, accepted()))
+        await until_waiting(postgres)
+        taken = await lease(eve, EVE, now=NOW + HOUR)  # ada's lease is over
+        to_send = (await read(eve, webhook, now=NOW + HOUR)).deliveries
+    lost = await recording
+
+    recorded = len((await detail(ada, delivery)).attempts) == 1 and not lost
+    sent_again = webhook.id in taken and bool(to_send)
+    assert recorded
+    assert sent_again is not rule
+
+
+@RULE
+async def test_a_renewal_that_waits_for_a_row_sees_who_took_it(
+    rule: bool, without_locks: Any, postgres: Postgres18Backend, ada: Store
+) -> None:
+    webhook, lane, _, _ = await leased_with_one(ada)
+    if not rule:
+        without_locks()
+
+    sql = "UPDATE lanes SET owner = 'eve', token = token + 1, lease_until = 1 WHERE webhook_id = $1"
+    async with changing(postgres, sql, webhook.id):
+        renewing = asyncio.create_task(ada.renew_lanes(ADA, {webhook.id: lane.token}, now=NOW, lease=LEASE))
+        await until_waiting(postgres)
+    lost = (await renewing).lost
+
+    [(lease_until,)] = await ask(postgres, "SELECT lease_until FROM lanes WHERE webhook_id = $1", webhook.id)
+    assert (webhook.id in lost) is rule
+    assert (lease_until == 1) is rule
+
+
+async def test_a_release_that_waits_for_a_row_sees_that_it_was_poked(postgres: Postgres18Backend, ada: Store) -> None:
+    webhook = await add_webhook(ada)
+    await emit_one(ada, webhook)
+    lane = await lease_one(ada, webhook)
+    await record(ada, lane, await read_one(ada, webhook), accepted())
+    pokes = (await read(ada, webhook)).pokes
+
+    async with changing(postgres, "UPDATE lanes SET pokes = pokes + 1 WHERE webhook_id = $1", webhook.id):
+        releasing = asyncio.create_task(release(ada, lane, pokes=pokes))
+        await until_waiting(postgres)
+
+    assert await releasing is False
+
+
+async def test_lanes_poked_by_many_are_locked_in_one_order(ada: Store, eve: Store) -> None:
+    webhooks = [await add_webhook(ada) for _ in range(30)]
+
+    async def poke_all(store: Store, *, backwards: bool) -> None:
+        for _ in range(5):
+            change = make_task_change()
+            owed = [make_delivery(change.event, webhook) for webhook in webhooks]
+            assert await save(store, change, *(reversed(owed) if backwards else owed)) is Saved.DONE
+
+    await asyncio.gather(*(poke_all(store, backwards=store is ada) for store in (ada, eve, ada, eve)))
+
+    assert {(await read(ada, webhook)).pokes for webhook in webhooks} == {20}
+
+
+# --- emitting ------------------------------------------------------------------------------------------------
+
+
+class Interrupted:
+    """A store, in which somebody elsewhere adds a webhook just after the group's webhooks were read for a match."""
+
+    def __init__(self, store: Store, elsewhere: Store, *, rule: bool) -> None:
+        self._store = store
+        self._elsewhere = elsewhere
+        self._rule = rule
+        self.added: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def subscriptions(self, group_id: str) -> Subscriptions:
+        found = await self._store.subscriptions(group_id)
+        if not self.added:
+            self.added.append((await add_webhook(self._elsewhere)).id)
+        return found
+
+    async def save_change(self, group_id: str, *args: Any, webhooks_version: int) -> Saved:
+        if not self._rule:
+            webhooks_version = (await self._store.subscriptions(group_id)).version
+        return await self._store.save_change(group_id, *args, webhooks_version=webhooks_version)
+
+
+@RULE
+async def test_a_webhook_added_while_a_change_is_matched_is_owed_its_event(
+    rule: bool, postgres: Postgres18Backend, ada: Store, eve: Store
+) -> None:
+    store = Interrupted(ada, eve, rule=rule)
+    tasks = Tasks(store, store, FakeClock(), NumberedChance(first=1_000_000))  # type: ignore[arg-type]
+
+    await tasks.create(Caller("key_ada", GROUP_ID, Role.ADMIN), {"title": "Night shift"})
+
+    owed = await ask(postgres, "SELECT webhook_id FROM deliveries")
+    assert [webhook_id for (webhook_id,) in owed] == (store.added if rule else [])
+
+
+@RULE
+async def test_of_two_who_add_the_last_webhook_at_once_one_is_refused(
+    rule: bool, without_locks: Any, postgres: Postgres18Backend, ada: Store, eve: Store
+) -> None:
+    if not rule:
+        without_locks()
+
+    async with changing(postgres, "SELECT 1 FROM groups WHERE id = $1 FOR UPDATE", GROUP_ID):
+        adding = [
+            asyncio.create_task(store.add_webhook(GROUP_ID, make_webhook(group_id=GROUP_ID), quota=1))
+            for store in (ada, eve)
+        ]
+        await until_waiting(postgres, 2)
+    saved = await asyncio.gather(*adding)
+
+    assert sorted(each.value for each in saved) == (["done", "quota_exceeded"] if rule else ["done", "done"])
+
+
+@RULE
+async def test_what_was_recorded_before_its_commit_was_answered_is_not_handed_over(
+    rule: bool, monkeypatch: pytest.MonkeyPatch, ada: Store
+) -> None:
+    webhook = await add_webhook(ada)
+    await emit_one(ada, webhook)
+    lane = await lease_one(ada, webhook)
+    handed: list[QueuedDelivery] = []
+    ada.on_queued = handed.extend
+    if not rule:
+        monkeypatch.setattr("gatepost.adapters.storage.handing_over.HandOvers.recorded", lambda *_: None)
+    answers = SlowAnswers(monkeypatch)
+
+    emitting = asyncio.create_task(emit_one(ada, webhook))
+    await answers.committed.wait()
+    for queued in (await read(ada, webhook)).deliveries:
+        await record(ada, lane, queued, accepted())
+    answers.answered.set()
+    delivery = await emitting
+
+    assert [queued.id for queued in handed] == ([] if rule else [delivery.id])
+
+
+async def test_what_was_not_recorded_yet_is_handed_over_when_its_commit_is_answered(
+    monkeypatch: pytest.MonkeyPatch, ada: Store
+) -> None:
+    webhook = await add_webhook(ada)
+    handed: list[QueuedDelivery] = []
+    ada.on_queued = handed.extend
+    answers = SlowAnswers(monkeypatch)
+
+    emitting = asyncio.create_task(emit_one(ada, webhook))
+    await answers.committed.wait()
+    assert handed == []
+    answers.answered.set()
+    delivery = await emitting
+
+    assert [queued.id for queued in handed] == [delivery.id]
+
+
+async def test_two_who_save_one_change_at_once_write_it_once(
+    postgres: Postgres18Backend, ada: Store, eve: Store
+) -> None:
+    webhook = await add_webhook(ada)
+    change = make_task_change()
+    deliveries = [make_delivery(change.event, webhook)]
+
+    saved = await asyncio.gather(*(save(store, change, *deliveries) for store in (ada, eve) * 10))
+
+    assert set(saved) == {Saved.DONE}
+    assert len(await ask(postgres, "SELECT id FROM deliveries")) == 1
+
+
+# --- leasing -------------------------------------------------------------------------------------------------
+
+
+async def test_many_who_lease_at_once_never_share_a_lane(postgres: Postgres18Backend, ada: Store) -> None:
+    webhooks = [await add_webhook(ada) for _ in range(40)]
+    for webhook in webhooks:
+        await emit_one(ada, webhook)
+    handles = [await postgres.open() for _ in range(4)]
+
+    taken: list[tuple[str, int]] = []
+    for round_number in range(5):
+        now = NOW + round_number * HOUR
+        leased = await asyncio.gather(
+            *(lease(handle, f"owner-{n}", now=now, limit=15) for n, handle in enumerate(handles))
+        )
+        taken += [(lane.webhook_id, lane.token) for lanes in leased for lane in lanes.values()]
+
+    assert len(taken) == len(set(taken)) > 40
+
+
+async def test_a_lane_that_is_written_to_is_passed_over_and_holds_nobody_up(
+    postgres: Postgres18Backend, ada: Store
+) -> None:
+    busy, free = [await add_webhook(ada) for _ in range(2)]
+    for webhook in (busy, free):
+        await emit_one(ada, webhook)
+
+    async with changing(postgres, "SELECT 1 FROM lanes WHERE webhook_id = $1 FOR UPDATE", busy.id):
+        leased = await lease(ada)
+
+    assert set(leased) == {free.id}
+    assert set(await lease(ada)) == {busy.id}

@@ -1,0 +1,413 @@
+"""What only the PostgreSQL store does: schema, connections, pokes after commits, statements that use their index."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.builders import make_delivery, make_task_change
+from tests.contract.backends import SECRET_KEY, Postgres18Backend
+from tests.contract.steps import ADA, EVE, LEASE, add_webhook, emit_one, lease, read, save
+from tests.fakes import NOW
+from tests.integration.postgres_rigs import ask, end_connections, postgres_database
+
+from gatepost.adapters.secretbox import SecretBox
+from gatepost.adapters.storage import (
+    migrating,
+    postgres,
+    postgres_pokes,
+    postgres_schema,
+    sql_attempts,
+    sql_deliveries,
+    sql_lanes,
+    sql_owners,
+    sql_tasks,
+    sql_webhooks,
+)
+from gatepost.adapters.storage.postgres import PostgresStore
+from gatepost.adapters.storage.postgres_connections import connect
+from gatepost.adapters.storage.postgres_dialect import in_postgres
+from gatepost.adapters.storage.rows import ATTEMPT_TYPES, PROGRESS_TYPES, to_ms
+from gatepost.domain.deliveries import Status
+from gatepost.domain.errors import StoreUnavailable
+from gatepost.ports import DeliveryQuery, Saved
+
+BOX = SecretBox(SECRET_KEY)
+ONE = migrating.Migration(1, "0001_one.sql", "CREATE TABLE one (n bigint);")
+TWO = migrating.Migration(2, "0002_two.sql", "CREATE TABLE two (n bigint);")
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Postgres18Backend]:
+    async with postgres_database(tmp_path) as backend:
+        yield backend
+
+
+# --- opening -------------------------------------------------------------------------------------------------
+
+
+async def test_a_database_that_was_not_migrated_is_refused(database: Postgres18Backend) -> None:
+    empty = f"{database.url}_empty"
+    with pytest.raises(StoreUnavailable, match="gatepost migrate"):
+        await PostgresStore.open(empty, box=BOX)
+
+
+async def test_a_database_of_an_older_version_is_refused(
+    database: Postgres18Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = [*migrating.shipped("postgres"), migrating.Migration(99, "0099_new.sql", "SELECT 1;")]
+    monkeypatch.setattr(postgres_schema, "shipped", lambda _: newer)
+
+    with pytest.raises(StoreUnavailable, match="older version: run `gatepost migrate`"):
+        await PostgresStore.open(database.url, box=BOX)
+
+
+async def test_a_database_of_a_newer_version_is_refused(
+    database: Postgres18Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_schema, "shipped", lambda _: [])
+    for use in (PostgresStore.open, PostgresStore.migrate):
+        with pytest.raises(StoreUnavailable, match="newer than this Gatepost"):
+            await use(database.url, box=BOX)
+
+
+@pytest.mark.parametrize("method", ["open", "migrate"])
+async def test_another_secret_key_is_refused(database: Postgres18Backend, method: str) -> None:
+    with pytest.raises(StoreUnavailable, match="sealed with another secret key"):
+        await getattr(PostgresStore, method)(database.url, box=SecretBox(bytes(32)))
+
+
+async def test_migrations_that_fail_leave_nothing(database: Postgres18Backend) -> None:
+    broken = migrating.Migration(2, "0002_broken.sql", "CREATE TABLE two (n bigint); SELECT no_such_thing();")
+    await ask(database, f"CREATE SCHEMA {database._schema}_new")
+    connection = await connect(f"{database.url}_new")
+
+    with pytest.raises(Exception, match="no_such_thing"):
+        await postgres_schema.migrate(connection, BOX, [ONE, broken])
+
+    assert await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()") == []
+    await connection.close()
+
+
+async def test_processes_that_migrate_at_once_agree(database: Postgres18Backend) -> None:
+    await ask(database, f"CREATE SCHEMA {database._schema}_new")
+    url = f"{database.url}_new"
+
+    await asyncio.gather(*(PostgresStore.migrate(url, box=BOX) for _ in range(5)))
+
+    store = await PostgresStore.open(url, box=BOX)
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://gatepost@127.0.0.1:1/gatepost",
+        "postgresql://gatepost@/gatepost?host=/nowhere",
+        "postgresql://gatepost@/no_such_database?{server}",
+    ],
+)
+async def test_a_database_that_cannot_be_reached_is_told_in_a_sentence(database: Postgres18Backend, url: str) -> None:
+    server = database.url.partition("?")[2]
+    with pytest.raises(StoreUnavailable, match="the PostgreSQL database cannot be used: "):
+        await PostgresStore.open(url.format(server=server), box=BOX)
+
+
+# --- connections ---------------------------------------------------------------------------------------------
+
+
+async def test_connections_that_ended_are_an_error_once_and_then_made_anew(database: Postgres18Backend) -> None:
+    store = await database.open()
+    webhook = await add_webhook(store)
+    await emit_one(store, webhook)
+
+    for _ in range(3):
+        assert await end_connections(database)
+        errors = 0
+        while True:
+            try:
+                await emit_one(store, webhook)
+                break
+            except StoreUnavailable:
+                errors += 1
+        assert errors <= 2  # a connection for reading, one for writing
+
+    assert webhook.id in await lease(store)
+
+
+async def test_a_commit_is_durable_whatever_the_server_defaults_to(database: Postgres18Backend) -> None:
+    url = f"{database.url}&synchronous_commit=off"
+    store = await PostgresStore.open(url, box=BOX)
+
+    async def shown(pool: Any) -> str:
+        async with pool.acquire() as connection:
+            setting: str = await connection.fetchval("SHOW synchronous_commit")
+            return setting
+
+    people, engine, pokes = [await shown(pool) for pool in store._pools]
+    await store.close()
+
+    assert (people, engine, pokes) == ("on", "on", "off")  # a poke that is lost is found by the sweep
+
+
+async def test_a_process_that_stops_inside_a_transaction_does_not_keep_its_locks(database: Postgres18Backend) -> None:
+    connection = await connect(database.url)
+    settings = ("idle_in_transaction_session_timeout", "lock_timeout", "tcp_keepalives_idle")
+    shown = [await connection.fetchval(f"SHOW {name}") for name in settings]
+    await connection.close()
+
+    assert shown[:2] == ["10s", "5s"]
+
+
+async def test_the_servers_clock_is_told(database: Postgres18Backend) -> None:
+    store = await database.open()
+    [(before,)] = await ask(database, "SELECT clock_timestamp()")
+    told = await store.server_time()
+    [(after,)] = await ask(database, "SELECT clock_timestamp()")
+
+    assert before - timedelta(milliseconds=1) <= told <= after
+
+
+# --- pokes ---------------------------------------------------------------------------------------------------
+
+
+async def test_many_changes_poke_their_lanes_in_few_statements(
+    database: Postgres18Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await database.open()
+    webhooks = [await add_webhook(store) for _ in range(3)]
+    statements = 0
+    lent = postgres_pokes.lent
+
+    def counting(pool: Any) -> Any:
+        nonlocal statements
+        statements += 1
+        return lent(pool)
+
+    monkeypatch.setattr(postgres_pokes, "lent", counting)
+
+    await asyncio.gather(*(emit_one(store, webhook) for webhook in webhooks * 40))
+
+    assert [(await read(store, webhook)).pokes for webhook in webhooks] == [40, 40, 40]
+    assert statements < 60
+
+
+async def test_more_lanes_than_one_notification_can_name_are_all_poked(database: Postgres18Backend) -> None:
+    store, other = await database.open(), await database.open()
+    webhooks = [await add_webhook(store) for _ in range(postgres_pokes.LANES_AT_ONCE + 5)]
+    heard = Heard(other)
+    await other.join(EVE, now=NOW)
+    await heard.until([])
+    change = make_task_change()
+
+    owed = [make_delivery(change.event, webhook) for webhook in webhooks]
+    assert await save(store, change, *owed) is Saved.DONE
+
+    assert await ask(database, "SELECT count(*) FROM lanes WHERE due_at <= $1", to_ms(NOW)) == [(len(webhooks),)]
+    await heard.until_all({webhook.id for webhook in webhooks})
+
+
+async def test_a_poke_that_failed_is_made_later(database: Postgres18Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres_pokes, "RETRY_SECONDS", 0.05)
+    store = await database.open()
+    webhook = await add_webhook(store)
+    poke, postgres_pokes.POKE = postgres_pokes.POKE, "SELECT no_such_thing()"
+    try:
+        await emit_one(store, webhook)  # is saved all the same
+        assert await lease(store) == {}
+    finally:
+        postgres_pokes.POKE = poke
+
+    async with asyncio.timeout(5):
+        while webhook.id not in await lease(store):  # noqa: ASYNC110  # the database tells nobody
+            await asyncio.sleep(0.01)
+
+
+class Heard:
+    """What a store heard of others."""
+
+    def __init__(self, store: Any) -> None:
+        self.calls: list[list[str]] = []
+        self._called = asyncio.Event()
+        store.on_poked = self._hear
+
+    def _hear(self, webhook_ids: Any) -> None:
+        self.calls.append(list(webhook_ids))
+        self._called.set()
+
+    async def until(self, call: list[str]) -> None:
+        async with asyncio.timeout(5):
+            while call not in self.calls:
+                self._called.clear()
+                await self._called.wait()
+
+    async def until_all(self, webhook_ids: set[str]) -> None:
+        async with asyncio.timeout(5):
+            while not webhook_ids <= {each for call in self.calls for each in call}:
+                self._called.clear()
+                await self._called.wait()
+
+
+async def test_the_owner_of_a_lane_hears_that_others_have_poked_it(database: Postgres18Backend) -> None:
+    emitter, owner, neighbour = [await database.open() for _ in range(3)]
+    webhook = await add_webhook(emitter)
+    await emit_one(emitter, webhook)
+    heard, unconcerned = Heard(owner), Heard(neighbour)
+    await owner.join(ADA, now=NOW)
+    await neighbour.join(EVE, now=NOW)
+    for each in (heard, unconcerned):
+        await each.until([])
+    await lease(owner, ADA)
+
+    await emit_one(emitter, webhook)
+    await heard.until([webhook.id])
+    free = await add_webhook(emitter)
+    await emit_one(emitter, free)
+    await unconcerned.until([free.id])  # which nobody holds, so that anybody may take it
+
+    assert [webhook.id] not in unconcerned.calls
+
+
+async def test_what_this_process_committed_itself_it_hears_of_only_where_its_engine_took_nothing(
+    database: Postgres18Backend,
+) -> None:
+    store = await database.open()
+    taken, refused = [await add_webhook(store) for _ in range(2)]
+    store.on_queued = lambda queued: {each.webhook_id for each in queued} - {taken.id}
+    heard = Heard(store)
+    await store.join(ADA, now=NOW)
+    await heard.until([])
+
+    for webhook in (taken, refused):
+        await emit_one(store, webhook)
+
+    await heard.until([refused.id])
+    assert [call for call in heard.calls if taken.id in call] == []
+
+
+async def test_whoever_could_not_listen_for_a_while_looks_at_everything(
+    database: Postgres18Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres_pokes, "RETRY_SECONDS", 0.05)
+    store = await database.open()
+    heard = Heard(store)
+    await store.join(ADA, now=NOW)
+    await heard.until([])
+    heard.calls.clear()
+
+    assert await end_connections(database, "LISTEN%")
+
+    await heard.until([])
+
+
+# --- statements ----------------------------------------------------------------------------------------------
+
+UNFINISHED = "deliveries_unfinished"
+ENGINE_QUERIES = {
+    "poke": (postgres_pokes.POKE, "", {"lanes_pkey"}),
+    "leasable": (sql_lanes.LEASABLE, "", {"lanes_free", "lanes_leased", "lanes_pkey"}),
+    "lease": (sql_lanes.LEASE, "text bigint bigint text bigint", {"lanes_pkey"}),
+    "next due": (sql_lanes.NEXT_DUE, "", {"lanes_free"}),
+    "leases": (sql_owners.LEASES, "", {"lanes_pkey"}),
+    "renew": (sql_owners.RENEW, "", {"lanes_pkey"}),
+    "wanted": (sql_owners.WANTED, "", {"lanes_free", "lanes_leased"}),
+    "read": (postgres.READ_LANES, "", {"lanes_pkey", UNFINISHED, "events_pkey"}),
+    "release": (postgres.RELEASE_LANES, "", {"lanes_pkey", UNFINISHED}),
+    "forgotten": (sql_lanes.FORGOTTEN, "", {"lanes_free", UNFINISHED}),
+    "orphaning": (sql_lanes.ORPHANING, "", {"webhooks_deleted", UNFINISHED}),
+    "bury": (sql_lanes.BURY, "", {UNFINISHED, "deliveries_pkey"}),
+    "standing": (sql_attempts.STANDING, "", {"lanes_pkey"}),
+    "add attempts": (sql_attempts.ADD_ATTEMPTS, ATTEMPT_TYPES, {"deliveries_pkey"}),
+    "replace attempts": (sql_attempts.REPLACE_ATTEMPTS, ATTEMPT_TYPES, {"deliveries_pkey"}),
+    "move": (sql_attempts.MOVE, PROGRESS_TYPES, {"deliveries_pkey"}),
+    "amend": (sql_attempts.AMEND, PROGRESS_TYPES, {"deliveries_pkey"}),
+    "clean": (sql_attempts.CLEAN, "text bigint", {"lanes_pkey"}),
+    "before emit": (sql_tasks.BEFORE_EMIT, "", {"groups_pkey", "events_pkey"}),
+    "served": (sql_webhooks.SERVED, "", {"webhooks_pkey"}),
+    "lane marks": (sql_webhooks.LANE_MARKS, "", {"webhooks_pkey", "lanes_pkey"}),
+}
+LISTS = {
+    "of a group": (DeliveryQuery(), "deliveries_of_group"),
+    "of a group, by status": (DeliveryQuery(status=Status.FAILED), "deliveries_of_group"),
+    "of a webhook": (DeliveryQuery(webhook_id="wh"), "deliveries_of_webhook"),
+    "of a task": (DeliveryQuery(task_id="tsk"), "deliveries_of_event"),
+    "of a task and a webhook": (DeliveryQuery(task_id="tsk", webhook_id="wh"), "deliveries_of_event"),
+    "dead letters": (DeliveryQuery(status=Status.DEAD_LETTER), "deliveries_dead"),
+}
+# Indexes that hold only what is looked for may be walked from end to end.
+WALKED = {"lanes_leased", "webhooks_deleted"}
+
+
+@pytest.mark.parametrize("size", ["of empty tables", "of full tables"])
+async def test_what_is_asked_is_found_by_index(database: Postgres18Backend, size: str) -> None:
+    if size == "of full tables":
+        await fill(database)
+    connection = await connect(database.url, plan_cache_mode="force_generic_plan")
+    wrong = {}
+
+    for name, (sql, types, indexes) in ENGINE_QUERIES.items():
+        found, faults = await plan_of(connection, in_postgres(sql, types))
+        if faults or not indexes <= found:
+            wrong[name] = (faults, found)
+    for name, (query, index) in LISTS.items():
+        for before in (None, "dlv_"):
+            sql, _ = sql_deliveries.deliveries_statement("grp", query, before)
+            found, faults = await plan_of(connection, in_postgres(sql))
+            if faults or index not in found:
+                wrong[f"list {name}, before {before}"] = (faults, found)
+    await connection.close()
+
+    assert wrong == {}, wrong
+
+
+async def plan_of(connection: Any, sql: str) -> tuple[set[str], list[str]]:
+    """Return the indexes that a statement uses, and what is wrong with how it goes about it."""
+    await connection.execute(f"PREPARE asked AS {sql}")
+    params = max(map(int, re.findall(r"\$(\d+)", sql)), default=0)
+    values = f"({', '.join(['NULL'] * params)})" if params else ""
+    [(plan,)] = await connection.fetch(f"EXPLAIN (FORMAT JSON) EXECUTE asked{values}")
+    await connection.execute("DEALLOCATE asked")
+    nodes = list(nodes_of(json.loads(plan)[0]["Plan"]))
+    faults = [f"{node['Node Type']} on {node['Relation Name']}" for node in nodes if node["Node Type"] == "Seq Scan"]
+    faults += [
+        f"walks all of {node['Index Name']}"
+        for node in nodes
+        if "Index Name" in node and "Index Cond" not in node and node["Index Name"] not in WALKED
+    ]
+    return {node["Index Name"] for node in nodes if "Index Name" in node}, faults
+
+
+def nodes_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes_of(child)
+
+
+async def fill(database: Postgres18Backend) -> None:
+    """Put thousands of finished deliveries and hundreds of unfinished ones into the tables, and let them be counted."""
+    store = await database.open()
+    webhooks = [await add_webhook(store) for _ in range(20)]
+    change = make_task_change()
+    assert await save(store, change, *(make_delivery(change.event, webhook) for webhook in webhooks)) is Saved.DONE
+    async with database.connected() as connection:
+        await connection.execute("""
+            INSERT INTO deliveries
+            SELECT (jsonb_populate_record(d, jsonb_build_object('id', d.id || n, 'event_id', d.event_id || n,
+                    'finished_at', CASE WHEN n % 20 > 0 THEN 1 END))).*
+            FROM deliveries d, generate_series(1, 500) n
+        """)
+        await connection.execute("""
+            INSERT INTO lanes SELECT webhook_id || n, n, 0, 0, CASE WHEN n % 3 = 0 THEN 'x' ELSE '' END, 0, n
+            FROM lanes, generate_series(1, 200) n
+        """)
+        await connection.execute("ANALYZE")
+
+
+async def test_a_renewal_counts_the_owner_as_alive(database: Postgres18Backend) -> None:
+    store = await database.open()
+    await store.renew_lanes(ADA, {}, now=NOW, lease=LEASE)
+    assert [row["id"] for row in await ask(database, "SELECT id FROM workers")] == [ADA]
