@@ -1,0 +1,136 @@
+"""Workers as processes of their own on PostgreSQL share busy lanes, whoever comes and whoever dies."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from tests import postgres_servers
+from tests.builders import make_delivery, make_group, make_task_change, make_webhook
+from tests.commands import Running, running
+from tests.receivers import Receiver, status
+from tests.tools import missing
+
+from gatepost.adapters.secretbox import SecretBox
+from gatepost.adapters.storage.postgres import PostgresStore
+from gatepost.ports import Saved
+
+VERSION = 18
+LANES = 200
+WORKERS = 4
+LEASE_SECONDS = 2.0
+ANSWERED_AFTER_SECONDS = 1.0
+BUSY_FOR_SECONDS = 40
+KEY = bytes(range(32))
+
+
+class Shared:
+    """A database with lanes that are busy, and the workers on it."""
+
+    def __init__(self, url: str, connection: Any, stack: ExitStack) -> None:
+        self._connection = connection
+        self._stack = stack
+        self._settings = {
+            "GATEPOST_STORE": url,
+            "GATEPOST_SECRET_KEY": base64.b64encode(KEY).decode(),
+            "GATEPOST_ALLOWED_TARGET_NETWORKS": "127.0.0.0/8",
+            "GATEPOST_LEASE_SECONDS": str(LEASE_SECONDS),
+            "GATEPOST_LOG_LEVEL": "error",  # nobody reads it
+        }
+
+    def start(self) -> Running:
+        return self._stack.enter_context(running("worker", environment=self._settings))
+
+    async def joined(self, count: int) -> set[str]:
+        """Return the workers once there are so many."""
+        while True:
+            workers = {worker for (worker,) in await self._connection.fetch("SELECT id FROM workers")}
+            if len(workers) == count:
+                return workers
+            await asyncio.sleep(0.02)
+
+    async def held(self) -> Mapping[str, int]:
+        """Count the lanes of each owner whose lease goes on."""
+        return dict(
+            await self._connection.fetch("""
+                SELECT owner, count(*) FROM lanes
+                WHERE owner <> '' AND lease_until >= extract(epoch FROM clock_timestamp()) * 1000 GROUP BY owner
+            """)
+        )
+
+    async def busy(self) -> int:
+        unfinished = "SELECT count(DISTINCT webhook_id) FROM deliveries WHERE finished_at IS NULL"
+        return int(await self._connection.fetchval(unfinished))
+
+
+@asynccontextmanager
+async def shared(receiver: Receiver) -> AsyncIterator[Shared]:
+    schema = f"shared_{uuid4().hex}"
+    url = f"{postgres_servers.url(VERSION)}&search_path={schema}"
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(f"CREATE SCHEMA {schema}")
+        await PostgresStore.migrate(url, box=SecretBox(KEY))
+        await keep_lanes_busy(url, receiver.url)
+        with ExitStack() as stack:
+            yield Shared(url, connection, stack)
+    finally:
+        await connection.close()
+
+
+async def keep_lanes_busy(url: str, target: str) -> None:
+    """Give each lane one request after another to make."""
+    store = await PostgresStore.open(url, box=SecretBox(KEY))
+    group = make_group()
+    await store.add_group(group)
+    webhooks = [make_webhook(url=target, group_id=group.id, max_concurrency=1) for _ in range(LANES)]
+    for webhook in webhooks:
+        assert await store.add_webhook(group.id, webhook, quota=LANES) is Saved.DONE
+    version = (await store.subscriptions(group.id)).version
+    for _ in range(int(BUSY_FOR_SECONDS / ANSWERED_AFTER_SECONDS)):
+        change = make_task_change(group_id=group.id, at=datetime.now(UTC))
+        deliveries = [make_delivery(change.event, webhook) for webhook in webhooks]
+        assert await store.save_change(group.id, change, deliveries, webhooks_version=version) is Saved.DONE
+    await store.close()
+
+
+@pytest.mark.timeout(90)
+async def test_two_leases_after_a_join_or_a_death_no_worker_has_much_more_than_its_share(receiver: Receiver) -> None:
+    if lacking := postgres_servers.missing(VERSION):
+        missing(lacking)
+    receiver.answer(status(200, delay_seconds=ANSWERED_AFTER_SECONDS))
+    async with shared(receiver) as fleet:
+        first = fleet.start()
+        [its_name] = await fleet.joined(1)
+        while await fleet.held() != {its_name: LANES}:  # noqa: ASYNC110  # another process does it
+            await asyncio.sleep(0.02)
+
+        for _ in range(WORKERS - 1):
+            fleet.start()
+        owners = await fleet.joined(WORKERS)
+        assert_shared(await held_two_leases_later(fleet), owners)
+
+        await asyncio.to_thread(kill, first)
+        assert_shared(await held_two_leases_later(fleet), owners - {its_name})
+        assert await fleet.busy() == LANES
+
+
+async def held_two_leases_later(fleet: Shared) -> Mapping[str, int]:
+    await asyncio.sleep(2 * LEASE_SECONDS)  # it is the state at that moment that counts
+    return await fleet.held()
+
+
+def assert_shared(held: Mapping[str, int], owners: set[str]) -> None:
+    assert set(held) == owners
+    assert max(held.values()) <= 1.5 * LANES / len(owners), held
+    assert sum(held.values()) >= 0.9 * LANES, held  # some may just be on their way from one to another
+
+
+def kill(worker: Running) -> None:
+    worker.process.kill()
+    worker.process.wait()
