@@ -25,7 +25,7 @@ LANES = 200
 WORKERS = 4
 LEASE_SECONDS = 2.0
 ANSWERED_AFTER_SECONDS = 1.0
-BUSY_FOR_SECONDS = 40
+BUSY_FOR_SECONDS = 25
 KEY = bytes(range(32))
 
 
@@ -89,13 +89,17 @@ async def keep_lanes_busy(url: str, target: str) -> None:
     group = make_group()
     await store.add_group(group)
     webhooks = [make_webhook(url=target, group_id=group.id, max_concurrency=1) for _ in range(LANES)]
-    for webhook in webhooks:
-        assert await store.add_webhook(group.id, webhook, quota=LANES) is Saved.DONE
+    added = await asyncio.gather(*(store.add_webhook(group.id, webhook, quota=LANES) for webhook in webhooks))
+    assert set(added) == {Saved.DONE}
     version = (await store.subscriptions(group.id)).version
-    for _ in range(int(BUSY_FOR_SECONDS / ANSWERED_AFTER_SECONDS)):
+
+    async def emit() -> Saved:
         change = make_task_change(group_id=group.id, at=datetime.now(UTC))
         deliveries = [make_delivery(change.event, webhook) for webhook in webhooks]
-        assert await store.save_change(group.id, change, deliveries, webhooks_version=version) is Saved.DONE
+        return await store.save_change(group.id, change, deliveries, webhooks_version=version)
+
+    emitted = await asyncio.gather(*(emit() for _ in range(int(BUSY_FOR_SECONDS / ANSWERED_AFTER_SECONDS))))
+    assert set(emitted) == {Saved.DONE}
     await store.close()
 
 
