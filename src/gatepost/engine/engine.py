@@ -278,7 +278,8 @@ class Engine:
                 lane.stay()
                 lane.compare_pokes(marks[lane.webhook_id].pokes)
             lane.confirm(asked=asked, edits=edits_seen)
-            self._dispatcher.touch(lane)
+            if lane.buffer or lane.look_again or lane.phase is not Phase.ACTIVE:  # thousands of others have no news
+                self._dispatcher.touch(lane)
 
     async def _sweep(self) -> None:
         if await self._store.sweep(now=self._clock.now()):
