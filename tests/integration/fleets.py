@@ -96,7 +96,7 @@ class Fleet:
 
     async def start(self, *, ahead: float = 0.0, follows: bool = True) -> Worker:
         """Start a worker on a machine whose clock is so many seconds ahead of the server's."""
-        machine = FakeClock(self.server.now() + timedelta(seconds=ahead))
+        machine = FakeClock(self.server.now() + timedelta(seconds=ahead), self.server.boot())
         clock: Clock = machine
         if follows:
             clock = FollowedClock(machine)
