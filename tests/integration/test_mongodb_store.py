@@ -115,11 +115,13 @@ class Tap:
         """Start something and give it as it stands before a write; it goes on, and ends, at the end of the block."""
         self._stops_before = write
         task = asyncio.ensure_future(doing)
-        async with asyncio.timeout(20):
-            await self._reached.wait()
-        yield task
-        self._goes_on.set()
-        await asyncio.wait([task])
+        try:
+            async with asyncio.timeout(20):
+                await self._reached.wait()
+            yield task
+        finally:
+            self._goes_on.set()
+            await asyncio.wait([task])
 
     async def write(self, name: str, writing: Callable[[], Awaitable[Any]]) -> Any:
         self.written.append(name)
@@ -487,6 +489,23 @@ async def test_wherever_its_writer_dies_a_new_webhook_can_be_added_again(
     await emit_one(other_store, webhook)
     assert set(await lease(other_store)) == {webhook.id}
     assert await other_store.add_webhook(GROUP_ID, make_webhook(), quota=2) is Saved.QUOTA_EXCEEDED
+
+
+@pytest.mark.parametrize("number", range(1, 7))
+async def test_wherever_its_writer_dies_a_webhook_that_can_be_matched_can_be_delivered_to(
+    store: Store, other_store: Store, number: int
+) -> None:
+    await add_webhook(store)
+    Tap(store).die_at(number, is_done_first=True)
+    webhook = make_webhook()
+    with pytest.raises(StoreUnavailable):
+        await store.add_webhook(GROUP_ID, webhook, quota=2)
+
+    await other_store.sweep(now=NOW)
+
+    if await other_store.webhook(GROUP_ID, webhook.id) is not None:
+        await emit_one(other_store, webhook)
+        assert set(await lease(other_store)) == {webhook.id}
 
 
 @pytest.mark.parametrize("is_done_first", [False, True])
