@@ -110,17 +110,22 @@ async def rows(server: PostgresServer, sql: str) -> Sequence[Any]:
 class Held:
     """A script that keeps its answers until it is told to give them."""
 
-    def __init__(self) -> None:
+    def __init__(self, body: bytes) -> None:
         self.given = asyncio.Event()
+        self._body = body
 
     async def __call__(self, conversation: Conversation) -> None:
         await self.given.wait()
-        await status(200, body=b"held")(conversation)
+        await status(200, body=self._body)(conversation)
 
 
 async def post_tasks(api: Server, count: int) -> None:
     for number in range(count):
         await asyncio.to_thread(api.call, "POST", "/api/tasks", {"title": f"Task {number}"})
+
+
+async def arrived(receiver: Receiver, count: int) -> bool:
+    return len(receiver.requests) >= count
 
 
 async def delivered(server: PostgresServer, count: int) -> bool:
@@ -134,7 +139,7 @@ async def delivered(server: PostgresServer, count: int) -> bool:
 async def test_a_worker_stopped_past_its_lease_records_and_sends_nothing_of_what_others_took(
     server: PostgresServer, settings: Mapping[str, str], receiver: Receiver, answered: str
 ) -> None:
-    held = Held()
+    held, held_too = Held(b"of the stopped"), Held(b"of the other")
     receiver.answer(held)
     with serving(settings, engine="off") as api, working(settings) as stopped:
         for _ in range(WEBHOOKS):
@@ -144,9 +149,9 @@ async def test_a_worker_stopped_past_its_lease_records_and_sends_nothing_of_what
 
         stopped.process.send_signal(signal.SIGSTOP)
         stopped_at = await server_time(server)
-        receiver.answer(status(200, body=b"of the other"))
+        receiver.answer(held_too)
         with working(settings) as other:
-            await until(lambda: delivered(server, WEBHOOKS * TASKS))
+            await until(lambda: arrived(receiver, 2 * WEBHOOKS))
             if answered == "while it is stopped":
                 held.given.set()
             stopped.process.send_signal(signal.SIGCONT)
@@ -156,6 +161,9 @@ async def test_a_worker_stopped_past_its_lease_records_and_sends_nothing_of_what
                 held.given.set()
                 for _ in range(WEBHOOKS):
                     await asyncio.to_thread(stopped.until, '"outcome.abandoned"', stream="stderr")
+            assert await rows(server, "SELECT * FROM attempts") == []  # those that count are still under way
+            held_too.given.set()
+            await until(lambda: delivered(server, WEBHOOKS * TASKS))
             assert await asyncio.to_thread(other.stop) == 0
 
         # Now it is the only one again, and goes on to work.
@@ -188,7 +196,7 @@ async def server_time(server: PostgresServer) -> int:
 async def test_a_database_that_goes_away_for_five_seconds_costs_refusals_and_nothing_else(
     server: PostgresServer, settings: Mapping[str, str], receiver: Receiver
 ) -> None:
-    held = Held()
+    held = Held(b"at last")
     # Nobody reads what it says meanwhile, and a pipe that is full would hold it up.
     with serving({**settings, "GATEPOST_LOG_LEVEL": "error"}, engine="on") as api:
         await asyncio.to_thread(api.webhook, receiver.url)
