@@ -13,6 +13,7 @@ from tests.contract.steps import (
     EVE,
     HOUR,
     LEASE,
+    SECOND,
     add_webhook,
     detail,
     emit_one,
@@ -266,6 +267,20 @@ async def test_many_who_lease_at_once_never_share_a_lane(postgres: Postgres18Bac
         taken += [(lane.webhook_id, lane.token) for lanes in leased for lane in lanes.values()]
 
     assert len(taken) == len(set(taken)) > 40
+
+
+async def test_whoever_leases_while_others_do_gets_those_that_are_left(
+    postgres: Postgres18Backend, ada: Store
+) -> None:
+    webhooks = [await add_webhook(ada) for _ in range(6)]
+    for number, webhook in enumerate(webhooks):
+        await emit_one(ada, webhook, at=NOW - number * SECOND)
+    longest_due = [webhook.id for webhook in webhooks[3:]]
+
+    async with changing(postgres, "SELECT 1 FROM lanes WHERE webhook_id = ANY ($1) FOR UPDATE", longest_due):
+        leased = await lease(ada, limit=3)
+
+    assert set(leased) == {webhook.id for webhook in webhooks[:3]}
 
 
 async def test_a_lane_that_is_written_to_is_passed_over_and_holds_nobody_up(

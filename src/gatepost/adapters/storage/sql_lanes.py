@@ -39,12 +39,13 @@ UPDATE lanes SET pokes = pokes + 1, due_at = CASE WHEN due_at > ? THEN ? ELSE du
 
 # Due lanes that nobody has, and lanes whose lease is over or absurdly far ahead (a clock stepped back). Two halves,
 # each by its own partial index: lanes that are leased are not stepped over.
-# What was found is asked again where the row is locked: others lease at the same time.
+# What was found is asked again where the row is locked: others lease at the same time. The longest due that nobody else
+# is at are looked for, or all who lease at once would find the same ones and all but one go without.
 LEASABLE = f"""
 SELECT lanes.webhook_id, lanes.token, lanes.pokes, lanes.unclean, lanes."window", lanes.owner FROM (
     SELECT * FROM (
         SELECT webhook_id FROM lanes
-        WHERE owner = '' AND due_at <= ? AND hold_until <= ? ORDER BY due_at LIMIT ?
+        WHERE owner = '' AND due_at <= ? AND hold_until <= ? ORDER BY due_at LIMIT ? {UNLESS_LOCKED}
     ) AS free
     UNION ALL
     SELECT webhook_id FROM lanes WHERE owner <> '' AND lease_until < ? AND due_at <= ? AND hold_until <= ?
