@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 STARTS_WITHIN_SECONDS = 30
 VARIABLE = "GATEPOST_TEST_MONGODB_URL"
+OURS = "TEST_MONGODB_STANDIN_URL"  # where the processes that a test starts find the server that it started
 
 _databases: set[str] = set()
 
@@ -29,16 +30,19 @@ def missing() -> str | None:
 
 
 def url(database: str) -> str:
-    """Return the URL of a database; it is dropped when this process ends.
+    """Return the URL of a database; on a server that is not ours it is dropped when this process ends."""
+    return str(urlunsplit(urlsplit(_server_url(database))._replace(path=f"/{database}")))
 
-    Processes that a test starts find the same server, as its URL is passed on to them.
-    """
-    if VARIABLE not in os.environ:
-        os.environ[VARIABLE] = server().url
-    if not _databases:
-        atexit.register(_drop_databases)
-    _databases.add(database)
-    return str(urlunsplit(urlsplit(os.environ[VARIABLE])._replace(path=f"/{database}")))
+
+def _server_url(database: str) -> str:
+    if theirs := os.environ.get(VARIABLE):
+        if not _databases:
+            atexit.register(_drop_databases, theirs)
+        _databases.add(database)
+        return theirs
+    if OURS not in os.environ:
+        os.environ[OURS] = server().url
+    return os.environ[OURS]
 
 
 @cache
@@ -97,11 +101,9 @@ def _free_port() -> int:
         return port
 
 
-def _drop_databases() -> None:
-    if os.environ[VARIABLE] == (server().url if server.cache_info().currsize else None):
-        return  # it goes with its folder
+def _drop_databases(server_url: str) -> None:
     from pymongo import MongoClient
 
-    with MongoClient(os.environ[VARIABLE], serverSelectionTimeoutMS=5_000) as client:
+    with MongoClient(server_url, serverSelectionTimeoutMS=5_000) as client:
         for database in _databases:
             client.drop_database(database)

@@ -61,9 +61,9 @@ from gatepost.adapters.storage.mongodb import MongoStore
 from gatepost.domain import tasks
 from gatepost.domain.deliveries import Delivery, QueuedDelivery, Status, replayed
 from gatepost.domain.errors import StoreUnavailable
-from gatepost.domain.tasks import TaskChange
+from gatepost.domain.tasks import TaskChange, TaskStatus
 from gatepost.domain.webhooks import with_changes
-from gatepost.ports import DeliveryQuery, Saved
+from gatepost.ports import DeliveryQuery, Saved, TaskQuery
 
 BOX = SecretBox(SECRET_KEY)
 EVERYTHING = DeliveryQuery()
@@ -147,6 +147,25 @@ class Tapped:
         if method not in WRITES:
             return real
         return lambda *args, **options: self._tap.write(f"{self._name}.{method}", lambda: real(*args, **options))
+
+
+class Asking:
+    """A collection that notes what it is asked for: the method, and the filter."""
+
+    def __init__(self, collection: Any, asked: list[tuple[str, dict[str, Any]]]) -> None:
+        self._collection = collection
+        self._asked = asked
+
+    def __getattr__(self, method: str) -> Any:
+        real = getattr(self._collection, method)
+
+        def noting(*args: Any, **options: Any) -> Any:
+            filters = [each._filter for each in args[0]] if method == "bulk_write" else [args[method == "distinct"]]
+            if not method.startswith(("insert", "create")):
+                self._asked.extend((method, each) for each in filters)
+            return real(*args, **options)
+
+        return noting
 
 
 # --- the outbox ----------------------------------------------------------------------------------------------
@@ -587,6 +606,74 @@ async def test_secrets_and_header_values_are_sealed_in_every_document(store: Sto
     assert "easy to find" in everything
     assert "nobody-may-find" not in everything
     assert webhook.secrets[0].value.removeprefix("whsec_") not in everything
+
+
+# --- indexes and shards --------------------------------------------------------------------------------------
+
+SHARD_KEYS = {
+    "tasks": ["group_id", "id"],
+    "events": ["group_id", "id"],
+    "deliveries": ["webhook_id", "id"],
+    "history": ["group_id", "task_id", "version"],
+}
+OF_ONE = {"find_one", "update_one", "bulk_write", "find_one_and_update"}
+# The list of a group, and the sweep: what waits, and who has something due.
+OF_ALL_SHARDS = [("deliveries", "group_id"), ("deliveries", "open"), ("tasks", "pending_events")]
+
+
+async def test_whatever_is_asked_has_its_index_and_its_shard(store: Store) -> None:
+    asked: dict[str, list[tuple[str, dict[str, Any]]]] = {name: [] for name in (*INDEXES, "groups")}
+    mongo: Any = store._mongo  # type: ignore[attr-defined]
+    for name, of in asked.items():
+        setattr(mongo, name, Asking(getattr(mongo, name), of))
+    await a_day_of(store)
+
+    for name, questions in asked.items():
+        assert questions, name
+        for method, question in questions:
+            fields = list(question)
+            if "_id" not in question:
+                assert any(set(index[:1]) <= set(fields) for index in INDEXES[name]), (name, question)
+                ranges = {field for field, value in question.items() if isinstance(value, dict)}
+                equal = set(fields) - ranges - {"event", "created_at", "group_id"}
+                assert any(equal <= set(index) for index in INDEXES[name]), (name, question)
+            if name in SHARD_KEYS and (name, fields[0]) not in OF_ALL_SHARDS:
+                key = SHARD_KEYS[name] if method in OF_ONE else SHARD_KEYS[name][:1]
+                assert set(key) <= set(fields), (name, method, question)
+
+
+async def a_day_of(store: Store) -> None:
+    """Do everything that is done, once."""
+    await store.join(ADA, now=NOW)
+    await store.join(EVE, now=NOW)
+    webhook, lane, delivery, queued = await leased_with_one(store)
+    task = await add_task(store, assigned_to="usr_ada")
+    await save(store, tasks.start(task, make_occasion()))
+    await save(store, tasks.start(task, make_occasion()))  # stale
+    await store.renew_lanes(ADA, {webhook.id: lane.token, new_id("wh"): 1}, now=NOW, lease=HOUR)
+    await record(store, lane, queued, accepted(), window=3)
+    await release(store, lane, pokes=await pokes_of(store, webhook.id))
+    await store.add_replay(GROUP_ID, replayed(delivery, new_id("dlv"), max_attempts=3, now=NOW))
+    await detail(store, delivery)
+    for query in (
+        EVERYTHING,
+        DeliveryQuery(webhook_id=webhook.id, event="task.created", created_from=NOW),
+        DeliveryQuery(status=Status.DEAD_LETTER),
+        DeliveryQuery(task_id=task.id),
+    ):
+        await store.deliveries(GROUP_ID, query, limit=1, before="dlv_z")
+    for listed in (TaskQuery(), TaskQuery(status=TaskStatus.PENDING), TaskQuery(assigned_to="usr_ada")):
+        await store.tasks(GROUP_ID, listed, limit=1, before=None)
+    await store.task(GROUP_ID, task.id)
+    await store.history(GROUP_ID, task.id)
+    await store.webhooks(GROUP_ID, limit=1, before="wh_z")
+    await store.webhook(GROUP_ID, webhook.id)
+    await store.lane_marks([webhook.id])
+    await store.webhooks_to_serve([webhook.id])
+    await edit_webhook(store, webhook)
+    await store.delete_webhook(GROUP_ID, webhook.id, now=NOW)
+    await store.sweep(now=NOW)
+    await store.leave(ADA)
 
 
 # --- opening and losing the server ---------------------------------------------------------------------------

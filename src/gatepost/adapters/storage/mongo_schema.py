@@ -10,7 +10,8 @@ Shard keys, for the collections that grow without end (the others are small, and
     history         group_id, task_id, version
     deliveries      webhook_id, id               a lane's reads and the recording of its outcomes ask one shard
 
-Every write of these names the whole shard key. Asked of all shards are only the sweep and a group's list of deliveries.
+What writes one document of these names the whole shard key, what reads or writes several its first field. Asked of all
+shards are only the sweep and a group's list of deliveries.
 """
 
 from collections.abc import Mapping, Sequence
