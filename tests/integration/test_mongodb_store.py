@@ -12,9 +12,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from pymongo.errors import AutoReconnect
+from tests import standin
 from tests.builders import (
     GROUP_ID,
     accepted,
@@ -681,7 +683,7 @@ async def a_day_of(store: Store) -> None:
 
 async def test_a_database_that_was_not_made_ready_is_refused_with_the_command(backend: MongoBackend) -> None:
     with pytest.raises(StoreUnavailable, match="run `gatepost migrate`"):
-        await MongoStore.open(f"{backend.url}_new", box=BOX)
+        await MongoStore.open(another_url(backend), box=BOX)
 
 
 async def test_another_key_is_refused_at_the_start_and_by_migrate(backend: MongoBackend) -> None:
@@ -702,13 +704,12 @@ async def test_a_database_of_a_newer_version_is_refused(backend: MongoBackend, s
 
 
 async def test_several_processes_make_a_database_ready_at_once(backend: MongoBackend) -> None:
-    url = f"{backend.url}_many"
+    url = another_url(backend)
 
     await asyncio.gather(*(MongoStore.migrate(url, box=BOX) for _ in range(4)))
 
     store = await MongoStore.open(url, box=BOX)
     indexes = {name: len(await store._mongo.database[name].index_information()) for name in INDEXES}
-    await store._mongo.client.drop_database(store._mongo.database)
     await store.close()
     assert indexes == {name: len(of) + 1 for name, of in INDEXES.items()}
 
@@ -826,6 +827,11 @@ async def empty(store: Store) -> None:
     database = store._mongo.database  # type: ignore[attr-defined]
     for name in ("tasks", "events", "history", "deliveries"):
         await database[name].delete_many({})
+
+
+def another_url(backend: MongoBackend) -> str:
+    """Return the URL of a database that is not there yet."""
+    return standin.url(f"{urlsplit(backend.url).path[1:]}_new")
 
 
 async def eventually(ask: Callable[[], Awaitable[Any]], answer: Any) -> None:

@@ -269,9 +269,7 @@ async def test_many_who_lease_at_once_never_share_a_lane(postgres: Postgres18Bac
     assert len(taken) == len(set(taken)) > 40
 
 
-async def test_whoever_leases_while_others_do_gets_those_that_are_left(
-    postgres: Postgres18Backend, ada: Store
-) -> None:
+async def test_whoever_leases_while_others_do_gets_those_that_are_left(postgres: Postgres18Backend, ada: Store) -> None:
     webhooks = [await add_webhook(ada) for _ in range(6)]
     for number, webhook in enumerate(webhooks):
         await emit_one(ada, webhook, at=NOW - number * SECOND)
