@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.cursor import AsyncCursor
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.errors import BulkWriteError, ConnectionFailure, PyMongoError
 
 from gatepost.adapters.storage.mongo_handover import HandOver
 from gatepost.domain.errors import StoreUnavailable
@@ -85,7 +85,7 @@ class Mongo:
         except BaseException as error:
             asked.close()
             if isinstance(error, TimeoutError):
-                raise StoreUnavailable("the database is too slow for all that is asked of it") from error
+                raise StoreUnavailable("the MongoDB database is too slow for all that is asked of it") from error
             raise
         try:
             return await _at_border(asked)
@@ -115,8 +115,10 @@ async def _at_border(asked: Coroutine[Any, Any, T]) -> T:
 
 def unavailable(error: PyMongoError) -> StoreUnavailable:
     """Return what the core may see of an error: never the driver's own."""
-    reason = str(error).partition(", Timeout: ")[0]  # what follows describes the whole topology
-    return StoreUnavailable(f"the database did not answer as it should: {reason}")
+    reason = str(error).partition(" (configured timeouts")[0].partition(", Timeout: ")[0]  # then comes the topology
+    if isinstance(error, ConnectionFailure):
+        return StoreUnavailable(f"the MongoDB database cannot be reached: {reason}")
+    return StoreUnavailable(f"the MongoDB database did not do what was asked: {reason}")
 
 
 def _client(url: str) -> AsyncMongoClient[Document]:
