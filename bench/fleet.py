@@ -14,6 +14,7 @@ import asyncio
 import json
 import random
 import resource
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -195,6 +196,8 @@ class Run:
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:
+    if task := asyncio.current_task():  # so that no process is left behind by whoever ends this one
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     store = store_named(options.store)
     with TemporaryDirectory(prefix="gatepost-fleet-") as folder:
         try:
