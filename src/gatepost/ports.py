@@ -335,9 +335,10 @@ class LaneStore(Protocol):
         A lane that is just being written to may be passed over until the next time.
 
         A lease that ended before `now` is none, nor is one further ahead than twice its length (a clock stepped
-        back). Taking over a lane that its owner did not release adds 1 to `unclean`. While other owners are alive
-        (joined, and seen within a lease) an owner gets no more than its share: the lanes that are due or leased, held
-        ones apart, divided by the owners, rounded up, and one more.
+        back). Taking over a lane that its owner did not release adds 1 to `unclean`. While other owners are alive an
+        owner gets no more than its share: the lanes that are due or leased, held ones apart, divided by the owners,
+        rounded up, and one more. Alive is who was seen within a lease, and still a quarter of one after it joined: a
+        process that dies again and again as it starts is left no lanes that nobody would serve.
         """
 
     async def read_lanes(self, limits: Mapping[str, int], *, now: datetime) -> Mapping[str, LaneRead]:

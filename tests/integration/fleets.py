@@ -58,7 +58,7 @@ class Worker:
             self.sender,
             clock,
             self._ids,
-            owner=f"eng_{number}",
+            owner=owner_of(number),
             user_agent="Gatepost/test",
             lease=LEASE,
             max_in_flight=8192,
@@ -95,13 +95,19 @@ class Fleet:
         return self.server.now()
 
     async def start(self, *, ahead: float = 0.0, follows: bool = True) -> Worker:
-        """Start a worker on a machine whose clock is so many seconds ahead of the server's."""
+        """Start a worker on a machine whose clock is so many seconds ahead of the server's.
+
+        It has joined a while ago, so that it counts at once.
+        """
         machine = FakeClock(self.server.now() + timedelta(seconds=ahead), self.server.boot())
         clock: Clock = machine
         if follows:
             clock = FollowedClock(machine)
             await clock.sample(self.server_time)
-        worker = Worker(await self.backend.open(), len(self.workers) + 1, machine=machine, clock=clock)
+        number = len(self.workers) + 1
+        handle = await self.backend.open()
+        await handle.join(owner_of(number), now=clock.now() - LEASE / 3)
+        worker = Worker(handle, number, machine=machine, clock=clock)
         self.workers.append(worker)
         await self.settled()
         return worker
@@ -191,6 +197,10 @@ class Fleet:
     async def attempts(self, delivery: Delivery) -> Sequence[Attempt]:
         detail = await self.api.delivery(self.group.id, delivery.webhook_id, delivery.id)
         return detail.attempts  # type: ignore[no-any-return]
+
+
+def owner_of(number: int) -> str:
+    return f"eng_{number}"
 
 
 def send_of(outgoing: Outgoing) -> tuple[str, str]:

@@ -8,9 +8,11 @@ from pymongo import UpdateOne
 
 from gatepost.adapters.storage.mongo_driver import Mongo, fetch, parts_of
 from gatepost.adapters.storage.rows import to_ms
+from gatepost.adapters.storage.sql_owners import PROVEN_AFTER
 from gatepost.ports import Renewal
 
 _FORGOTTEN_AFTER = timedelta(days=1)
+_MILLISECOND = timedelta(milliseconds=1)
 _MOST_OWNERS = 1_000
 _MOST_COUNTED = 20_000  # more lanes than that are shared out as if there were so many
 
@@ -32,10 +34,12 @@ class MongoOwners:
 
 async def room_in_share(mongo: Mongo, owner: str, *, now: datetime, lease: timedelta) -> int | None:
     """Return how many more lanes an owner may have, less than none if it has too many; None while it is alone."""
-    alive = await fetch(
-        mongo.workers.find({"seen_at": {"$gt": to_ms(now - lease)}}, {"_id": 1}).sort("seen_at", -1).limit(_MOST_OWNERS)
+    seen = await fetch(
+        mongo.workers.find({"seen_at": {"$gt": to_ms(now - lease)}}).sort("seen_at", -1).limit(_MOST_OWNERS)
     )
-    others = sum(worker["_id"] != owner for worker in alive)
+    # Only who has stayed: each start of a process that dies at once would count for a whole lease.
+    stayed = [each for each in seen if each["seen_at"] - each["started_at"] >= lease * PROVEN_AFTER // _MILLISECOND]
+    others = sum(each["_id"] != owner for each in stayed)
     if not others:
         return None
     at = to_ms(now)

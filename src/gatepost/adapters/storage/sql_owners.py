@@ -8,7 +8,9 @@ from gatepost.adapters.storage.rows import to_ms
 from gatepost.adapters.storage.scripts import IN_LIST, LOCKED, Database, Script, execute, fetch, listed
 from gatepost.ports import Renewal
 
+PROVEN_AFTER = 1 / 4  # of a lease; owners are seen every third
 _FORGOTTEN_AFTER = timedelta(days=1)
+_MILLISECOND = timedelta(milliseconds=1)
 
 SEEN = """
 INSERT INTO workers (id, host, started_at, seen_at) VALUES (?, ?, ?, ?)
@@ -19,7 +21,8 @@ _FORGET_LONG_GONE = "DELETE FROM workers WHERE seen_at < ?"
 # `<> ''` says nothing new, but lets the index of leased lanes find them.
 _RELEASE_ALL = "UPDATE lanes SET owner = '', lease_until = 0 WHERE owner = ? AND owner <> ''"
 
-OTHERS = "SELECT count(*) FROM workers WHERE seen_at > ? AND id <> ?"
+# Only who has stayed: each start of a process that dies at once would count for a whole lease.
+OTHERS = "SELECT count(*) FROM workers WHERE seen_at > ? AND seen_at - started_at >= ? AND id <> ?"
 # What there is to share out, and how much of it an owner has.
 WANTED = """
 SELECT (SELECT count(*) FROM lanes WHERE owner = '' AND due_at <= ? AND hold_until <= ?),
@@ -48,7 +51,7 @@ class SqlOwners:
 
 def room_in_share(owner: str, *, now: datetime, lease: timedelta) -> Script[int | None]:
     """Return how many more lanes an owner may have, less than none if it has too many; None while it is alone."""
-    [(others,)] = yield fetch(OTHERS, (to_ms(now - lease), owner))
+    [(others,)] = yield fetch(OTHERS, (to_ms(now - lease), lease * PROVEN_AFTER // _MILLISECOND, owner))
     if not others:
         return None
     [(due, leased, own)] = yield fetch(WANTED, (to_ms(now), to_ms(now), owner))
