@@ -669,8 +669,8 @@ async def test_a_server_that_cannot_be_reached_is_an_error_within_seconds() -> N
 async def test_a_server_that_is_lost_is_an_error_and_what_it_acknowledged_is_there_when_it_is_back(
     monkeypatch: pytest.MonkeyPatch, loss: signal.Signals
 ) -> None:
-    monkeypatch.setattr(mongo_driver, "FIND_SERVER_MS", 500)
-    monkeypatch.setattr(mongo_driver, "ANSWER_MS", 500)
+    monkeypatch.setattr(mongo_driver, "FIND_SERVER_MS", 2_000)
+    monkeypatch.setattr(mongo_driver, "ANSWER_MS", 2_000)
     server = StandIn()
     store: Any = None
     try:
@@ -679,7 +679,7 @@ async def test_a_server_that_is_lost_is_an_error_and_what_it_acknowledged_is_the
         task = await add_task(store)
         server.process.send_signal(loss)
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             for asked in (store.task(GROUP_ID, task.id), save(store, make_task_change()), lease(store)):
                 with pytest.raises(StoreUnavailable):
                     await asked

@@ -206,7 +206,7 @@ async def test_what_was_recorded_before_its_commit_was_answered_is_not_handed_ov
     handed: list[QueuedDelivery] = []
     ada.on_queued = handed.extend
     if not rule:
-        monkeypatch.setattr("gatepost.adapters.storage.handing_over.HandOvers.recorded", lambda *_: None)
+        monkeypatch.setattr("gatepost.adapters.storage.handing_over.HandOver.recorded", lambda *_: None)
     answers = SlowAnswers(monkeypatch)
 
     emitting = asyncio.create_task(emit_one(ada, webhook))

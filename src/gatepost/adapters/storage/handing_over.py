@@ -1,32 +1,62 @@
-"""Which deliveries are on their way from a commit to the engine of the same process."""
+"""Handing deliveries over to the engine of this process, without handing over what it has sent already.
 
-from collections.abc import Iterable, Sequence
+On SQLite the commit's own callback hands over, before any later commit can be reported (ADR 0007). A server lets others
+see what is written before whoever wrote it hears so: our own engine may read a delivery, send it, record and forget it
+meanwhile. Handed over then, it would be sent again. So an emission notes what overtakes it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
 
 from gatepost.domain.deliveries import QueuedDelivery
 
 
-class HandOvers:
-    """Keeps a delivery from being handed over after its outcome was recorded.
+class HandOver:
+    """The emissions under way in this process.
 
-    A server makes a commit visible before it says so. In between, our own engine may read a delivery, send it, record
-    the outcome and forget it; handed over after that, it would be sent a second time.
+    Shape: `on_queued` is called with deliveries just committed, and returns the webhooks whose lanes took none.
     """
 
     def __init__(self) -> None:
-        self._recorded: dict[str, bool] = {}
+        self.on_queued: Callable[[Sequence[QueuedDelivery]], set[str]] = _take_none
+        self._emissions: list[_Emission] = []
 
-    def begin(self, queued: Iterable[QueuedDelivery]) -> None:
-        """Before the commit."""
-        for delivery in queued:
-            self._recorded[delivery.id] = False
+    @contextmanager
+    def emission(self, deliveries: Sequence[QueuedDelivery]) -> Iterator[Callable[[], set[str]]]:
+        """Give what hands these deliveries over, but for those overtaken since, and returns as `on_queued` does.
 
-    def recorded(self, delivery_ids: Iterable[str]) -> None:
-        """Before whoever recorded these outcomes goes on."""
-        if self._recorded:
-            for delivery_id in delivery_ids:
-                if delivery_id in self._recorded:
-                    self._recorded[delivery_id] = True
+        Shape: entered before anything is written, since others may pass on what is written before we hear of it.
+        """
+        emission = _Emission(deliveries)
+        self._emissions.append(emission)
+        try:
+            yield lambda: emission.hand_over(self.on_queued)
+        finally:
+            self._emissions = [each for each in self._emissions if each is not emission]
 
-    def end(self, queued: Sequence[QueuedDelivery]) -> list[QueuedDelivery]:
-        """After the commit; return those that are still to be handed over."""
-        return [delivery for delivery in queued if not self._recorded.pop(delivery.id, False)]
+    def recorded(self, delivery_ids: Set[str]) -> None:
+        """Note outcomes that are about to be recorded: until they are, the lane knows the deliveries anyway."""
+        for emission in self._emissions:
+            for delivery_id in emission.waiting.keys() & delivery_ids:
+                del emission.waiting[delivery_id]
+
+    def leased(self, webhook_ids: Set[str]) -> None:
+        """Note lanes that are ours from now on: another process may have served them a moment ago."""
+        for emission in self._emissions:
+            for delivery in [each for each in emission.waiting.values() if each.webhook_id in webhook_ids]:
+                del emission.waiting[delivery.id]
+                emission.left.add(delivery.webhook_id)  # to be found by a read
+
+
+class _Emission:
+    def __init__(self, deliveries: Sequence[QueuedDelivery]) -> None:
+        self.waiting = {delivery.id: delivery for delivery in deliveries}
+        self.left: set[str] = set()
+
+    def hand_over(self, on_queued: Callable[[Sequence[QueuedDelivery]], set[str]]) -> set[str]:
+        refused = on_queued(list(self.waiting.values())) if self.waiting else None
+        return self.left | (refused or set())
+
+
+def _take_none(queued: Sequence[QueuedDelivery]) -> set[str]:
+    return {delivery.webhook_id for delivery in queued}

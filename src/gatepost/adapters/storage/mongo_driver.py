@@ -9,7 +9,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.errors import BulkWriteError, ConnectionFailure, PyMongoError
 
-from gatepost.adapters.storage.mongo_handover import HandOver
+from gatepost.adapters.storage.handing_over import HandOver
 from gatepost.domain.errors import StoreUnavailable
 
 T = TypeVar("T")

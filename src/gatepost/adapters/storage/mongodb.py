@@ -67,12 +67,12 @@ class MongoStore(MongoAccounts, MongoTasks, MongoWebhooks, MongoDeliveries, Mong
         await self._mongo.close()
 
     @property
-    def on_queued(self) -> Callable[[Sequence[QueuedDelivery]], object]:
+    def on_queued(self) -> Callable[[Sequence[QueuedDelivery]], set[str]]:
         """Called with deliveries just committed, before whoever wrote them goes on."""
         return self._mongo.hand_over.on_queued
 
     @on_queued.setter
-    def on_queued(self, callback: Callable[[Sequence[QueuedDelivery]], object]) -> None:
+    def on_queued(self, callback: Callable[[Sequence[QueuedDelivery]], set[str]]) -> None:
         self._mongo.hand_over.on_queued = callback
 
     async def server_time(self) -> datetime | None:

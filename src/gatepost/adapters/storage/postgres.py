@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import asyncpg
 
@@ -31,7 +31,7 @@ from gatepost.adapters.storage.sql_webhooks import SqlWebhooks
 from gatepost.adapters.system import SystemChance
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
-from gatepost.ports import Clock, LaneOutcomes, LaneRead, Release
+from gatepost.ports import Clock, LaneOutcomes, LaneRead, Leased, Release
 
 CLOSE_SECONDS = 5.0
 
@@ -80,7 +80,7 @@ _TIME = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 class PostgresStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes, SqlAttempts, SqlOwners):
     """Implements every store of `ports`.
 
-    Shape: `on_queued` and `on_poked` as `Connections` has them; `on_poked` also tells of other processes' commits.
+    Shape: `on_queued` as `HandOver` has it, `on_poked` as `Connections`; it also tells of others' commits.
     """
 
     def __init__(
@@ -142,11 +142,11 @@ class PostgresStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes,
 
     @property
     def on_queued(self) -> Callable[[Sequence[QueuedDelivery]], set[str]]:
-        return self._connections.on_queued
+        return self._connections.hand_over.on_queued
 
     @on_queued.setter
     def on_queued(self, callback: Callable[[Sequence[QueuedDelivery]], set[str]]) -> None:
-        self._connections.on_queued = callback
+        self._connections.hand_over.on_queued = callback
 
     @property
     def on_poked(self) -> Callable[[Sequence[str]], None]:
@@ -174,6 +174,11 @@ class PostgresStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes,
         self._owners.discard(owner)
         await super().leave(owner)
 
+    async def lease_lanes(self, owner: str, *, limit: int, now: datetime, lease: timedelta) -> Leased:
+        leased = await super().lease_lanes(owner, limit=limit, now=now, lease=lease)
+        self._connections.hand_over.leased({lane.webhook_id for lane in leased.lanes})
+        return leased
+
     async def read_lanes(self, limits: Mapping[str, int], *, now: datetime) -> Mapping[str, LaneRead]:
         return await self._database.read_lanes(_read_lanes(limits, to_ms(now)))
 
@@ -186,9 +191,8 @@ class PostgresStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes,
         return {webhook_id for (webhook_id,) in rows}
 
     async def record_attempts(self, batch: Sequence[LaneOutcomes]) -> set[str]:
-        lost = await super().record_attempts(batch)
-        self._connections.hand_overs.recorded(each.delivery.id for outcomes in batch for each in outcomes.settled)
-        return lost
+        self._connections.hand_over.recorded({each.delivery.id for outcomes in batch for each in outcomes.settled})
+        return await super().record_attempts(batch)
 
     def _tell_death(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (bug := task.exception()):

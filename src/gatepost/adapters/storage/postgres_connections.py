@@ -2,15 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 import asyncpg
 
-from gatepost.adapters.storage.handing_over import HandOvers
+from gatepost.adapters.storage.handing_over import HandOver
 from gatepost.adapters.storage.postgres_dialect import in_postgres
 from gatepost.adapters.storage.scripts import Emitted, Kind, Script, Statement, Unstorable
-from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
 
 T = TypeVar("T")
@@ -53,7 +52,7 @@ async def connect(url: str, **settings: str) -> Connection:
 
 
 async def open_pool(url: str, *, most: int, durable: bool = True) -> Connection:
-    """Return a pool of connections, the first of them open; raises what the driver raises."""
+    """Return a pool that connects when it is asked to: one with a floor would try, and complain, on its own."""
 
     async def set_up(connection: Connection) -> None:
         await connection.execute(_DURABLE if durable else "SET synchronous_commit = off")
@@ -63,7 +62,7 @@ async def open_pool(url: str, *, most: int, durable: bool = True) -> Connection:
 
     return await asyncpg.create_pool(
         url,
-        min_size=1,
+        min_size=0,
         max_size=most,
         init=set_up,
         reset=keep_as_it_is,
@@ -76,17 +75,15 @@ async def open_pool(url: str, *, most: int, durable: bool = True) -> Connection:
 class Connections:
     """Runs scripts on a PostgreSQL database.
 
-    Shape: `on_queued` is called with deliveries as soon as they are committed, and returns the webhooks whose lanes
-           took none; `poke` pokes lanes; `on_poked` is called with those webhooks once they are poked, as it is only
-           then that their lanes can be leased.
+    Shape: `poke` pokes lanes. `on_poked` is called with the webhooks whose lanes took nothing of what was handed over,
+           once they are poked, as it is only then that their lanes can be leased.
     """
 
     def __init__(
         self, people: Connection, engine: Connection, poke: Callable[[Mapping[str, int]], Awaitable[None]]
     ) -> None:
-        self.on_queued: Callable[[Sequence[QueuedDelivery]], set[str]] = _take_none
         self.on_poked: Callable[[Sequence[str]], None] = _ignore
-        self.hand_overs = HandOvers()
+        self.hand_over = HandOver()
         self._people = people
         self._engine = engine
         self._poke = poke
@@ -107,20 +104,12 @@ class Connections:
 
     async def _write(self, pool: Connection, script: Script[T]) -> T:
         pokes: dict[str, int] = {}
-        queued: Sequence[QueuedDelivery] = ()
-        refused: set[str] = set()
-        try:
-            async with lent(pool) as connection:
-                async with connection.transaction():
-                    result = await run(connection, script, pokes)
-                    if isinstance(result, Emitted):
-                        queued = result.queued
-                        self.hand_overs.begin(queued)
-                # Nothing is awaited between the commit's answer and this: see ADR 0007.
-                if queued:
-                    refused = self.on_queued(self.hand_overs.end(queued))
-        finally:
-            self.hand_overs.end(queued)
+        with ExitStack() as until_handed_over:
+            async with lent(pool) as connection, connection.transaction():
+                result = await run(connection, script, pokes)
+                queued = result.queued if isinstance(result, Emitted) else ()
+                hand_over = until_handed_over.enter_context(self.hand_over.emission(queued))
+            refused = hand_over()
         if pokes:
             await self._poke(pokes)
         if refused:
@@ -197,10 +186,6 @@ def at_border(error: Exception) -> Exception:
 def said_by(error: Exception) -> str:
     """Return an error's first sentence: the details after it may repeat rows."""
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _take_none(queued: Sequence[QueuedDelivery]) -> set[str]:
-    return {delivery.webhook_id for delivery in queued}
 
 
 def _ignore(_: Sequence[str]) -> None: ...
