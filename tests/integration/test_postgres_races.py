@@ -219,6 +219,29 @@ async def test_what_was_recorded_before_its_commit_was_answered_is_not_handed_ov
     assert [queued.id for queued in handed] == ([] if rule else [delivery.id])
 
 
+@RULE
+async def test_of_a_lane_that_was_leased_before_the_commit_was_answered_nothing_is_handed_over(
+    rule: bool, monkeypatch: pytest.MonkeyPatch, ada: Store, eve: Store
+) -> None:
+    webhook, *_ = await leased_with_one(eve)
+    handed: list[QueuedDelivery] = []
+    ada.on_queued = handed.extend
+    if not rule:
+        monkeypatch.setattr("gatepost.adapters.storage.handing_over.HandOver.leased", lambda *_: None)
+    answers = SlowAnswers(monkeypatch)
+
+    emitting = asyncio.create_task(emit_one(ada, webhook))
+    await answers.committed.wait()
+    theirs = await lease_one(eve, webhook, EVE, now=NOW + HOUR)
+    for queued in (await read(eve, webhook)).deliveries:
+        await record(eve, theirs, queued, accepted())
+    await lease_one(ada, webhook, now=NOW + 2 * HOUR)
+    answers.answered.set()
+    delivery = await emitting
+
+    assert [queued.id for queued in handed] == ([] if rule else [delivery.id])
+
+
 async def test_what_was_not_recorded_yet_is_handed_over_when_its_commit_is_answered(
     monkeypatch: pytest.MonkeyPatch, ada: Store
 ) -> None:
