@@ -22,9 +22,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the scenario is the tests'
 
 from tests.contract.backends import BACKENDS
-from tests.integration.fleets import Fleet, fleet_on
+from tests.integration.fleets import Fleet, deliver_on_wrong_clocks, fleet_on
 from tests.integration.rigs import LEASE
-from tests.integration.test_engine_sharing import deliver_on_wrong_clocks
 
 from gatepost import logs
 

@@ -171,6 +171,18 @@ def status(
     return answer
 
 
+class Held:
+    """Answer 200 as soon as `given` is set."""
+
+    def __init__(self, body: bytes = b"ok") -> None:
+        self.given = asyncio.Event()
+        self._answer = status(200, body=body)
+
+    async def __call__(self, conversation: Conversation) -> None:
+        await self.given.wait()
+        await self._answer(conversation)
+
+
 def raw(*parts: bytes, then: str = "close", pause_seconds: float = 0) -> Answer:
     """Send these bytes, with pauses between the parts. Shape: `then` is close, keep, hang or reset."""
 

@@ -221,3 +221,25 @@ async def fleet_on(name: str, folder: Path) -> AsyncIterator[Fleet]:
         await backend.close()
     bugs = [each for each in ended if isinstance(each, BaseException) and not isinstance(each, asyncio.CancelledError)]
     assert bugs == []
+
+
+async def deliver_on_wrong_clocks(fleet: Fleet, *, deliveries: int, follows: bool) -> None:
+    """Deliver to slow receivers from machines whose clocks are half a minute apart.
+
+    One has the lanes when the other joins; half-way the clock of one is set, and a third comes when the first goes.
+    """
+    fleet.latency = 3.0
+    webhooks = await fleet.webhooks(20, max_concurrency=8)
+    rounds = deliveries // len(webhooks)
+    first = await fleet.start(follows=follows)
+    for n in range(rounds):
+        await fleet.emit(*webhooks)
+        await fleet.passes(0.5)
+        if n == rounds // 4:
+            second = await fleet.start(ahead=LEASE.total_seconds(), follows=follows)
+        if n == rounds // 2:
+            second.machine.step(-2 * LEASE.total_seconds())
+            await fleet.start(follows=follows)
+            first.engine.stop()
+    await fleet.until(lambda: len(fleet.sent) == deliveries, within=600)
+    await fleet.passes(2 * fleet.latency)

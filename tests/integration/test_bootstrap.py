@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.commands import PATIENCE_SECONDS, clean_environment, run, running, server
-from tests.receivers import Receiver, status
+from tests.receivers import Held, Receiver
 
 from gatepost import bootstrap
 from gatepost.adapters.interfaces import local_addresses
@@ -54,20 +54,13 @@ main()
 async def test_a_stop_finishes_what_is_under_way_and_repeats_nothing(tmp_path: Path) -> None:
     # N4: no duplicate after SIGTERM
     async with Receiver() as receiver:
-        answer = asyncio.Event()
-
-        async def slowly(conversation: object) -> None:
-            await answer.wait()
-            await status(200)(conversation)  # type: ignore[arg-type]
-
-        receiver.answer(slowly)
-        await asyncio.to_thread(_stop_in_the_middle, tmp_path, receiver, answer, asyncio.get_running_loop())
+        held = Held()
+        receiver.answer(held)
+        await asyncio.to_thread(_stop_in_the_middle, tmp_path, receiver, held, asyncio.get_running_loop())
         assert len(receiver.requests) == 1
 
 
-def _stop_in_the_middle(
-    folder: Path, receiver: Receiver, answer: asyncio.Event, loop: asyncio.AbstractEventLoop
-) -> None:
+def _stop_in_the_middle(folder: Path, receiver: Receiver, held: Held, loop: asyncio.AbstractEventLoop) -> None:
     with server(folder) as serving:
         serving.webhook(receiver.url)
         run("trigger", "task.created", "--url", serving.url, "--key", serving.key)
@@ -75,7 +68,7 @@ def _stop_in_the_middle(
         stopping = threading.Thread(target=serving.process.stop)
         stopping.start()
         serving.process.until("server.stopping", stream="stderr")
-        loop.call_soon_threadsafe(answer.set)
+        loop.call_soon_threadsafe(held.given.set)
         serving.process.until('"status":"delivered"', stream="stderr")
         serving.process.until("server.stopped", stream="stderr")
         stopping.join()

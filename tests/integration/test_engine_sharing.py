@@ -2,7 +2,7 @@
 
 import pytest
 from tests.fakes import delivery_id_of
-from tests.integration.fleets import LEASE, Fleet, Worker, send_of
+from tests.integration.fleets import LEASE, Fleet, Worker, deliver_on_wrong_clocks, send_of
 
 from gatepost.domain.deliveries import Delivery
 from gatepost.domain.webhooks import Webhook, with_changes
@@ -203,28 +203,6 @@ async def test_an_engine_that_was_paused_past_its_lease_sends_and_records_nothin
 
 
 # --- clocks ------------------------------------------------------------------------------------------------------
-
-
-async def deliver_on_wrong_clocks(fleet: Fleet, *, deliveries: int, follows: bool) -> None:
-    """Deliver to slow receivers from machines whose clocks are half a minute apart.
-
-    One has the lanes when the other joins; half-way the clock of one is set, and a third comes when the first goes.
-    """
-    fleet.latency = 3.0
-    webhooks = await fleet.webhooks(20, max_concurrency=8)
-    rounds = deliveries // len(webhooks)
-    first = await fleet.start(follows=follows)
-    for n in range(rounds):
-        await fleet.emit(*webhooks)
-        await fleet.passes(0.5)
-        if n == rounds // 4:
-            second = await fleet.start(ahead=LEASE_SECONDS, follows=follows)
-        if n == rounds // 2:
-            second.machine.step(-2 * LEASE_SECONDS)
-            await fleet.start(follows=follows)
-            first.engine.stop()
-    await fleet.until(lambda: len(fleet.sent) == deliveries, within=600)
-    await fleet.passes(2 * fleet.latency)
 
 
 async def test_engines_on_machines_half_a_minute_apart_send_nothing_twice(fleet: Fleet) -> None:

@@ -19,7 +19,7 @@ import pytest
 from tests import postgres_servers
 from tests.commands import Running, Server, run, running
 from tests.postgres_servers import PostgresServer, binaries
-from tests.receivers import Conversation, Receiver, status
+from tests.receivers import Held, Receiver, status
 from tests.tools import missing
 
 VERSION = 18
@@ -105,18 +105,6 @@ async def rows(server: PostgresServer, sql: str) -> Sequence[Any]:
         return found
     finally:
         await connection.close()
-
-
-class Held:
-    """A script that keeps its answers until it is told to give them."""
-
-    def __init__(self, body: bytes) -> None:
-        self.given = asyncio.Event()
-        self._body = body
-
-    async def __call__(self, conversation: Conversation) -> None:
-        await self.given.wait()
-        await status(200, body=self._body)(conversation)
 
 
 async def post_tasks(api: Server, count: int) -> None:

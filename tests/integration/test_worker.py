@@ -20,7 +20,7 @@ import asyncpg
 import pytest
 from tests import postgres_servers, standin
 from tests.commands import PATIENCE_SECONDS, Running, Server, clean_environment, run, running
-from tests.receivers import Receiver, status
+from tests.receivers import Held, Receiver
 
 KEY_OPTIONS = ("--group", "Team", "--create-group", "--role", "admin", "--json")
 
@@ -129,20 +129,15 @@ def test_a_killed_workers_lanes_are_taken_over_by_the_next(installation: Install
 
 async def test_a_worker_finishes_what_is_under_way_before_it_ends(installation: Installation) -> None:
     async with Receiver() as receiver:
-        answer = asyncio.Event()
-
-        async def slowly(conversation: object) -> None:
-            await answer.wait()
-            await status(200)(conversation)  # type: ignore[arg-type]
-
-        receiver.answer(slowly)
+        held = Held()
+        receiver.answer(held)
         with installation.api() as api, installation.worker() as worker:
             await asyncio.to_thread(api.webhook, receiver.url)
             await asyncio.to_thread(trigger, api)
             await receiver.wait_for(1)
             stopping = asyncio.create_task(asyncio.to_thread(worker.stop))
             await asyncio.to_thread(worker.until, "worker.stopping", stream="stderr")
-            answer.set()
+            held.given.set()
             await asyncio.to_thread(worker.until, '"status":"delivered"', stream="stderr")
             assert await stopping == 0
             assert len(receiver.requests) == 1
