@@ -133,13 +133,17 @@ class Mongo:
     """As `Postgres`, on MongoDB."""
 
     def __init__(self, url: str) -> None:
+        from pymongo import MongoClient
+
         self.url = url
+        self._client: Any = MongoClient(url)
+        self._database = self._client.get_default_database()
 
     def restart(self) -> None:
         sys.exit("MongoDB is not restarted here: --restarts 0.")
 
     def remove(self) -> None:
-        pass
+        self._client.close()
 
     async def unfinished(self) -> int:
         waiting = self._database["deliveries"].count_documents({"open": 1})
@@ -147,13 +151,6 @@ class Mongo:
 
     async def deliveries(self) -> list[Stored]:
         return [_stored_document(each) for each in self._database["deliveries"].find({})]
-
-    @property
-    def _database(self) -> Any:
-        from pymongo import MongoClient
-
-        client: Any = MongoClient(self.url)
-        return client.get_default_database()
 
 
 def _stored_document(document: Mapping[str, Any]) -> Stored:
@@ -177,4 +174,5 @@ class OwnMongo(Mongo):
         super().__init__(f"{self._server.url}/gatepost")
 
     def remove(self) -> None:
+        super().remove()
         self._server.remove()
