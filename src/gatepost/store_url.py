@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
 
-class Kind(StrEnum):
+class StoreKind(StrEnum):
     """What keeps the data."""
 
     SQLITE = "SQLite"
@@ -16,12 +16,12 @@ class Kind(StrEnum):
     MONGODB = "MongoDB"
 
 
-SCHEMES: Mapping[str, Kind] = {
-    "sqlite": Kind.SQLITE,
-    "postgresql": Kind.POSTGRESQL,
-    "postgres": Kind.POSTGRESQL,
-    "mongodb": Kind.MONGODB,
-    "mongodb+srv": Kind.MONGODB,
+_SCHEMES: Mapping[str, StoreKind] = {
+    "sqlite": StoreKind.SQLITE,
+    "postgresql": StoreKind.POSTGRESQL,
+    "postgres": StoreKind.POSTGRESQL,
+    "mongodb": StoreKind.MONGODB,
+    "mongodb+srv": StoreKind.MONGODB,
 }
 FIX = "write it as sqlite:///PATH, postgresql://USER:PASSWORD@HOST/DATABASE or mongodb://USER:PASSWORD@HOST/DATABASE"
 
@@ -37,7 +37,7 @@ class StoreUrl:
     Shape: `secret` is the URL as it was given, for its driver only; `shown` has neither user, password nor options.
     """
 
-    kind: Kind
+    kind: StoreKind
     shown: str
     secret: str = field(repr=False)
 
@@ -46,7 +46,7 @@ class StoreUrl:
 
     @property
     def is_embedded(self) -> bool:
-        return self.kind is Kind.SQLITE
+        return self.kind is StoreKind.SQLITE
 
     @property
     def path(self) -> Path:
@@ -66,22 +66,24 @@ def parse_store_url(text: str) -> StoreUrl:
     'sqlite:////var/lib/gatepost.db'
     """
     scheme, separator, rest = text.partition("://")
-    kind = SCHEMES.get(scheme)
+    kind = _SCHEMES.get(scheme)
     if kind is None or not separator:
         raise ValueError(FIX)
-    if kind is Kind.SQLITE:
+    if kind is StoreKind.SQLITE:
         if not _FILE.fullmatch(rest):
             raise ValueError("name a file after the three slashes, such as sqlite:///./gatepost.db")
         return StoreUrl(kind, shown=text, secret=text)
     return StoreUrl(kind, shown=_shown(scheme, kind, text), secret=text)
 
 
-def _shown(scheme: str, kind: Kind, text: str) -> str:
+def _shown(scheme: str, kind: StoreKind, text: str) -> str:
     parts = _split(text)
     options = parse_qs(parts.query)
     user, _, hosts = parts.netloc.rpartition("@")
     database = parts.path.removeprefix("/")
-    if kind is Kind.POSTGRESQL:  # whose drivers take both as options, too; a folder of sockets can only be written so
+    if (
+        kind is StoreKind.POSTGRESQL
+    ):  # whose drivers take both as options, too; a folder of sockets can only be written so
         hosts = hosts or ",".join(options.get("host", []))
         database = database or options.get("dbname", [""])[0]
     # A password with a raw / or @ would have ended up in one of these two.
@@ -90,7 +92,7 @@ def _shown(scheme: str, kind: Kind, text: str) -> str:
     if not hosts:
         raise ValueError(f"name the host, such as {scheme}://USER:PASSWORD@HOST/gatepost")
     _check_hosts(hosts.split(","), scheme)
-    if kind is Kind.POSTGRESQL and not database:
+    if kind is StoreKind.POSTGRESQL and not database:
         raise ValueError(f"name the database after the host, such as {scheme}://USER:PASSWORD@HOST/gatepost")
     return f"{scheme}://{hosts}/{database}"
 

@@ -10,7 +10,7 @@ from gatepost.adapters.storage.sqlite import SqliteStore
 from gatepost.config import InvalidSettings, Settings
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.ports import AccountStore, Clock, DeliveryLog, LaneStore, TaskStore, TimeSource, WebhookStore
-from gatepost.store_url import Kind
+from gatepost.store_url import StoreKind
 
 
 class Store(AccountStore, TaskStore, WebhookStore, DeliveryLog, LaneStore, TimeSource, Protocol):
@@ -21,13 +21,8 @@ class Store(AccountStore, TaskStore, WebhookStore, DeliveryLog, LaneStore, TimeS
            without any when it is not known which. Both on the event loop.
     """
 
+    on_queued: Callable[[Sequence[QueuedDelivery]], set[str]]
     on_poked: Callable[[Sequence[str]], None]
-
-    @property
-    def on_queued(self) -> Callable[[Sequence[QueuedDelivery]], object]: ...
-
-    @on_queued.setter
-    def on_queued(self, callback: Callable[[Sequence[QueuedDelivery]], set[str]]) -> None: ...
 
     async def close(self) -> None:
         """Finish what was asked for and let go of everything."""
@@ -36,9 +31,7 @@ class Store(AccountStore, TaskStore, WebhookStore, DeliveryLog, LaneStore, TimeS
 class _ServerStore(Protocol):
     """The class of a store that lies with a server."""
 
-    async def open(
-        self, url: str, *, box: SecretBox, on_death: Callable[[BaseException], None], clock: Clock
-    ) -> Store: ...
+    async def open(self, url: str, *, box: SecretBox, on_death: Callable[[BaseException], None]) -> Store: ...
 
     async def migrate(self, url: str, *, box: SecretBox) -> None: ...
 
@@ -58,7 +51,7 @@ async def opened(
         store = await SqliteStore.open(settings.store.path, box=box, on_death=on_death, clock=clock)
     else:
         adapter = _server_store(settings.store.kind)
-        store = await adapter.open(settings.store.secret, box=box, on_death=on_death, clock=clock)
+        store = await adapter.open(settings.store.secret, box=box, on_death=on_death)
     try:
         yield store
     finally:
@@ -77,13 +70,13 @@ async def migrate(settings: Settings) -> None:
         await _server_store(settings.store.kind).migrate(settings.store.secret, box=box)
 
 
-_EXTRAS = {Kind.POSTGRESQL: "postgres", Kind.MONGODB: "mongodb"}
+_EXTRAS = {StoreKind.POSTGRESQL: "postgres", StoreKind.MONGODB: "mongodb"}
 
 
-def _server_store(kind: Kind) -> _ServerStore:
+def _server_store(kind: StoreKind) -> _ServerStore:
     """Return the class of a store, loaded only now: its driver is an extra that others need not install."""
     try:
-        if kind is Kind.POSTGRESQL:
+        if kind is StoreKind.POSTGRESQL:
             from gatepost.adapters.storage.postgres import PostgresStore
 
             return PostgresStore

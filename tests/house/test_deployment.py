@@ -13,7 +13,7 @@ import yaml
 from gatepost import config
 from gatepost.api.routes import health
 from gatepost.cli import root
-from gatepost.store_url import Kind
+from gatepost.store_url import StoreKind
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
@@ -105,7 +105,7 @@ def test_the_settings_of_a_container_can_be_used(service: str, monkeypatch: pyte
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     loaded = config.load()
-    assert loaded.store.kind is Kind.POSTGRESQL
+    assert loaded.store.kind is StoreKind.POSTGRESQL
     assert loaded.secret_key_bytes
     assert int(OURS[service]["stop_grace_period"].removesuffix("s")) > loaded.shutdown_seconds
 

@@ -18,7 +18,7 @@ from tests.integration.postgres_rigs import ask, end_connections, postgres_datab
 from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.storage import (
     migrating,
-    postgres,
+    postgres_lanes,
     postgres_pokes,
     postgres_schema,
     sql_attempts,
@@ -31,7 +31,7 @@ from gatepost.adapters.storage import (
 from gatepost.adapters.storage.postgres import PostgresStore
 from gatepost.adapters.storage.postgres_connections import connect
 from gatepost.adapters.storage.postgres_dialect import in_postgres
-from gatepost.adapters.storage.rows import ATTEMPT_TYPES, PROGRESS_TYPES, to_ms
+from gatepost.adapters.storage.rows import ATTEMPT_TYPES, to_ms
 from gatepost.domain.deliveries import Status
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.ports import DeliveryQuery, Saved
@@ -315,16 +315,16 @@ ENGINE_QUERIES = {
     "leases": (sql_owners.LEASES, "", {"lanes_pkey"}),
     "renew": (sql_owners.RENEW, "", {"lanes_pkey"}),
     "wanted": (sql_owners.WANTED, "", {"lanes_free", "lanes_leased"}),
-    "read": (postgres.READ_LANES, "", {"lanes_pkey", UNFINISHED, "events_pkey"}),
-    "release": (postgres.RELEASE_LANES, "", {"lanes_pkey", UNFINISHED}),
+    "read": (postgres_lanes.READ_LANES, "", {"lanes_pkey", UNFINISHED, "events_pkey"}),
+    "release": (postgres_lanes.RELEASE_LANES, "", {"lanes_pkey", UNFINISHED}),
     "forgotten": (sql_lanes.FORGOTTEN, "", {"lanes_free", UNFINISHED}),
     "orphaning": (sql_lanes.ORPHANING, "", {"webhooks_deleted", UNFINISHED}),
     "bury": (sql_lanes.BURY, "", {UNFINISHED, "deliveries_pkey"}),
     "standing": (sql_attempts.STANDING, "", {"lanes_pkey"}),
     "add attempts": (sql_attempts.ADD_ATTEMPTS, ATTEMPT_TYPES, {"deliveries_pkey"}),
     "replace attempts": (sql_attempts.REPLACE_ATTEMPTS, ATTEMPT_TYPES, {"deliveries_pkey"}),
-    "move": (sql_attempts.MOVE, PROGRESS_TYPES, {"deliveries_pkey"}),
-    "amend": (sql_attempts.AMEND, PROGRESS_TYPES, {"deliveries_pkey"}),
+    "move": (sql_attempts.MOVE, sql_attempts.MOVE_TYPES, {"deliveries_pkey"}),
+    "amend": (sql_attempts.AMEND, sql_attempts.MOVE_TYPES, {"deliveries_pkey"}),
     "clean": (sql_attempts.CLEAN, "text bigint", {"lanes_pkey"}),
     "before emit": (sql_tasks.BEFORE_EMIT, "", {"groups_pkey", "events_pkey"}),
     "served": (sql_webhooks.SERVED, "", {"webhooks_pkey"}),

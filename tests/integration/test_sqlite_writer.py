@@ -24,6 +24,7 @@ from gatepost.adapters.storage import (
     sql_owners,
     sql_tasks,
     sql_webhooks,
+    sqlite_lanes,
     sqlite_schema,
     threads,
 )
@@ -486,16 +487,16 @@ def test_migrations_are_numbered_without_gaps() -> None:
 
 UNFINISHED = "deliveries_unfinished"
 ENGINE_QUERIES: dict[str, tuple[str, int, list[str]]] = {
-    "poke": (sql_lanes.POKE, 0, ["PRIMARY KEY"]),
+    "poke": (sqlite_lanes.POKE, 0, ["PRIMARY KEY"]),
     "leasable": (sql_lanes.LEASABLE, 0, ["lanes_free", "lanes_leased"]),
     "lease": (sql_lanes.LEASE, 5, ["PRIMARY KEY"]),
     "next due": (sql_lanes.NEXT_DUE, 0, ["lanes_free"]),
     "leases": (sql_owners.LEASES, 0, ["PRIMARY KEY"]),
     "renew": (sql_owners.RENEW, 0, ["PRIMARY KEY"]),
-    "release": (sql_lanes.RELEASE, 0, ["PRIMARY KEY", UNFINISHED]),
-    "lane": (sql_lanes.LANE, 0, ["PRIMARY KEY"]),
-    "due": (sql_lanes.DUE, 0, [UNFINISHED, "sqlite_autoindex_events_1"]),
-    "next attempt": (sql_lanes.NEXT_ATTEMPT, 0, [UNFINISHED]),
+    "release": (sqlite_lanes.RELEASE, 0, ["PRIMARY KEY", UNFINISHED]),
+    "lane": (sqlite_lanes.LANE, 0, ["PRIMARY KEY"]),
+    "due": (sqlite_lanes.DUE, 0, [UNFINISHED, "sqlite_autoindex_events_1"]),
+    "next attempt": (sqlite_lanes.NEXT_ATTEMPT, 0, [UNFINISHED]),
     "forgotten": (sql_lanes.FORGOTTEN, 0, ["lanes_free", UNFINISHED]),
     "orphaning": (sql_lanes.ORPHANING, 0, ["webhooks_deleted", UNFINISHED]),
     "bury": (sql_lanes.BURY, 0, [UNFINISHED, "PRIMARY KEY"]),

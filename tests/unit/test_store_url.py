@@ -2,23 +2,23 @@
 
 import pytest
 
-from gatepost.store_url import Kind, parse_store_url
+from gatepost.store_url import StoreKind, parse_store_url
 
 
 @pytest.mark.parametrize(
     ("text", "kind", "shown"),
     [
-        ("sqlite:///./g.db", Kind.SQLITE, "sqlite:///./g.db"),
-        ("postgresql://db/gatepost", Kind.POSTGRESQL, "postgresql://db/gatepost"),
-        ("postgres://u:p%40@db:5433/g?sslmode=require&sslpassword=p", Kind.POSTGRESQL, "postgres://db:5433/g"),
-        ("postgresql://u:p@a,b:2/g?target_session_attrs=primary", Kind.POSTGRESQL, "postgresql://a,b:2/g"),
-        ("postgresql://u@/g?host=/tmp/sockets", Kind.POSTGRESQL, "postgresql:///tmp/sockets/g"),
-        ("postgresql://[fd00::1]:5432/?dbname=g", Kind.POSTGRESQL, "postgresql://[fd00::1]:5432/g"),
-        ("mongodb://u:p@a:1,b:2/g?replicaSet=r", Kind.MONGODB, "mongodb://a:1,b:2/g"),
-        ("mongodb+srv://u:p@cluster.example/g", Kind.MONGODB, "mongodb+srv://cluster.example/g"),
+        ("sqlite:///./g.db", StoreKind.SQLITE, "sqlite:///./g.db"),
+        ("postgresql://db/gatepost", StoreKind.POSTGRESQL, "postgresql://db/gatepost"),
+        ("postgres://u:p%40@db:5433/g?sslmode=require&sslpassword=p", StoreKind.POSTGRESQL, "postgres://db:5433/g"),
+        ("postgresql://u:p@a,b:2/g?target_session_attrs=primary", StoreKind.POSTGRESQL, "postgresql://a,b:2/g"),
+        ("postgresql://u@/g?host=/tmp/sockets", StoreKind.POSTGRESQL, "postgresql:///tmp/sockets/g"),
+        ("postgresql://[fd00::1]:5432/?dbname=g", StoreKind.POSTGRESQL, "postgresql://[fd00::1]:5432/g"),
+        ("mongodb://u:p@a:1,b:2/g?replicaSet=r", StoreKind.MONGODB, "mongodb://a:1,b:2/g"),
+        ("mongodb+srv://u:p@cluster.example/g", StoreKind.MONGODB, "mongodb+srv://cluster.example/g"),
     ],
 )
-def test_a_store_is_shown_without_user_password_and_options(text: str, kind: Kind, shown: str) -> None:
+def test_a_store_is_shown_without_user_password_and_options(text: str, kind: StoreKind, shown: str) -> None:
     url = parse_store_url(text)
     assert (url.kind, str(url), url.secret) == (kind, shown, text)
 

@@ -13,8 +13,6 @@ To stamp each delivery with the token when it is read would close that, for a wr
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from datetime import timedelta
 
 from bson.errors import BSONError
 from pymongo import UpdateOne
@@ -22,8 +20,9 @@ from pymongo.errors import BulkWriteError, DocumentTooLarge
 
 from gatepost.adapters.storage.mongo_documents import EXHAUSTED, OPEN, attempt_document, progress_fields
 from gatepost.adapters.storage.mongo_driver import Document, Mongo, error_codes, fetch, parts_of
+from gatepost.adapters.storage.recording import without_response
 from gatepost.adapters.storage.rows import to_ms
-from gatepost.domain.deliveries import Attempt, ErrorClass, Unreachable
+from gatepost.domain.deliveries import Attempt
 from gatepost.ports import LaneOutcomes, Settled
 
 # Probes count for nothing, but are kept: one in ten minutes, by a clock that goes round in 20 of them. So the newest
@@ -39,7 +38,7 @@ _OF_THE_SERVER = frozenset(
 _NOT_BSON = (BSONError, DocumentTooLarge, UnicodeError, OverflowError)
 
 
-class Unstorable(ValueError):
+class PartlyUnstorable(ValueError):
     """The database cannot hold one of the values. What else was written with it stands, and may be written again."""
 
 
@@ -58,7 +57,7 @@ async def _record(mongo: Mongo, batch: Sequence[LaneOutcomes]) -> set[str]:
     standing, lost = _parted(batch, lanes)
     try:
         await _write([each for outcomes in standing for each in outcomes.settled], mongo)
-    except Unstorable:
+    except PartlyUnstorable:
         lost |= await _record_singly(mongo, standing)
     await _clean(mongo, standing, lanes)
     return lost
@@ -90,8 +89,8 @@ async def _record_singly(mongo: Mongo, batch: Sequence[LaneOutcomes]) -> set[str
                 break
             try:
                 await _write([settled], mongo)
-            except Unstorable:
-                await _write([_without_response(settled)], mongo)
+            except PartlyUnstorable:
+                await _write([without_response(settled)], mongo)
     return lost
 
 
@@ -100,12 +99,12 @@ async def _write(settled: Iterable[Settled], mongo: Mongo) -> None:
         try:
             await mongo.deliveries.bulk_write([_update(each) for each in part], ordered=False)
         except _NOT_BSON as error:
-            raise Unstorable(str(error)) from error
+            raise PartlyUnstorable(str(error)) from error
         except BulkWriteError as error:
             refused = set(error_codes(error))
             if error.details.get("writeConcernErrors") or not refused or refused & _OF_THE_SERVER:
                 raise
-            raise Unstorable(str(error)) from error
+            raise PartlyUnstorable(str(error)) from error
 
 
 def _rounds(settled: Iterable[Settled]) -> list[list[Settled]]:
@@ -160,19 +159,3 @@ async def _clean(mongo: Mongo, standing: Sequence[LaneOutcomes], lanes: Mapping[
     ]
     if cleaned:
         await mongo.lanes.bulk_write(cleaned, ordered=False)
-
-
-def _without_response(settled: Settled) -> Settled:
-    """Return an attempt that the store can hold in any case; what it means for the delivery stays."""
-    code = settled.progress.last_status_code
-    bare = replace(
-        settled.attempt,
-        outcome=Unreachable(ErrorClass.INTERNAL_ERROR, "the store could not hold the response"),
-        duration=min(max(settled.attempt.duration, timedelta(0)), timedelta(days=1)),
-    )
-    holds = code is None or 0 <= code < 2**31
-    return replace(
-        settled,
-        attempt=bare,
-        progress=settled.progress if holds else replace(settled.progress, last_status_code=None),
-    )

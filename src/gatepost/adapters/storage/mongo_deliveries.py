@@ -17,8 +17,8 @@ from gatepost.adapters.storage.mongo_documents import (
 )
 from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, insert_new
 from gatepost.adapters.storage.mongo_outbox import poke
+from gatepost.adapters.storage.paging import page_of
 from gatepost.adapters.storage.rows import to_ms
-from gatepost.adapters.storage.sql_deliveries import page_of
 from gatepost.domain.deliveries import Attempt, Delivery, queued
 from gatepost.domain.events import Event
 from gatepost.ports import DeliveryDetail, DeliveryQuery, Page, Saved

@@ -11,7 +11,10 @@ from gatepost.adapters.storage.mongo_driver import Document
 from gatepost.adapters.storage.rows import (
     ATTEMPT_COLUMNS,
     DELIVERY_COLUMNS,
+    EVENT_COLUMNS,
+    HISTORY_COLUMNS,
     NEVER_MS,
+    PROGRESS_COLUMNS,
     TASK_COLUMNS,
     attempt_from,
     attempt_row,
@@ -21,12 +24,12 @@ from gatepost.adapters.storage.rows import (
     event_row,
     history_from,
     history_row,
-    progress_row,
+    progress_values,
     task_from,
     task_row,
     to_words,
 )
-from gatepost.domain.deliveries import Attempt, DeadReason, Delivery, Progress, QueuedDelivery
+from gatepost.domain.deliveries import Attempt, DeadReason, Delivery, Progress
 from gatepost.domain.events import Event
 from gatepost.domain.tasks import HistoryEntry, Task
 
@@ -34,19 +37,10 @@ from gatepost.domain.tasks import HistoryEntry, Task
 OPEN, CLOSED, EXHAUSTED = 1, 0, 2
 
 _TASK = TASK_COLUMNS.split(", ")
-_HISTORY = ("task_id", "version", "group_id", "at", "actor_id", "event", "changes", "reason")
-_EVENT = ("group_id", "id", "event", "created_at", "actor_id", "origin", "hop", "body")
+_HISTORY = HISTORY_COLUMNS.split(", ")
+_EVENT = EVENT_COLUMNS.split(", ")
 _DELIVERY = DELIVERY_COLUMNS.split(", ")
-_PROGRESS = (
-    "status",
-    "attempt_count",
-    "max_attempts",
-    "next_attempt_at",
-    "last_status_code",
-    "last_error_class",
-    "dead_reason",
-    "finished_at",
-)
+_PROGRESS = PROGRESS_COLUMNS.split(", ")
 _ATTEMPT = ATTEMPT_COLUMNS.split(", ")
 
 TASK_FIELDS = dict.fromkeys(_TASK, 1)  # without the outbox
@@ -119,7 +113,7 @@ def delivery_from_document(document: Mapping[str, Any]) -> Delivery:
 
 
 def progress_fields(progress: Progress) -> Document:
-    fields = dict(zip(_PROGRESS, progress_row("", progress, expected_count=0)[2:], strict=True))
+    fields = dict(zip(_PROGRESS, progress_values(progress), strict=True))
     next_at = fields["next_attempt_at"]
     return {**fields, "next_attempt_at": NEVER_MS if next_at is None else next_at, "open": _openness(progress)}
 
@@ -128,21 +122,6 @@ def _openness(progress: Progress) -> int:
     if progress.finished_at is None:
         return OPEN
     return EXHAUSTED if progress.dead_reason is DeadReason.ATTEMPTS_EXHAUSTED else CLOSED
-
-
-def queued_from_documents(delivery: Mapping[str, Any], event: Mapping[str, Any]) -> QueuedDelivery:
-    found = delivery_from_document(delivery)
-    return QueuedDelivery(
-        id=found.id,
-        group_id=found.group_id,
-        webhook_id=found.webhook_id,
-        event_id=found.event_id,
-        event=found.event,
-        body=event["body"],
-        hop=event["hop"],
-        attempt_count=found.progress.attempt_count,
-        created_at=found.created_at,
-    )
 
 
 def attempt_document(attempt: Attempt) -> Document:

@@ -1,7 +1,7 @@
 """The connection to MongoDB: what is waited for, and what leaves the adapter when that fails."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 from pymongo import AsyncMongoClient
@@ -13,6 +13,9 @@ from gatepost.adapters.storage.handing_over import HandOver
 from gatepost.domain.errors import StoreUnavailable
 
 T = TypeVar("T")
+Item = TypeVar("Item")
+
+REQUESTS_AT_ONCE = 16  # of one question: the pool has 100 connections, and others want some
 
 Document = dict[str, Any]
 Collection = AsyncCollection[Document]
@@ -176,3 +179,29 @@ def parts_of(ids: Iterable[str]) -> list[list[str]]:
     """Part ids into lists that are short enough for one query."""
     rest = list(ids)
     return [rest[start : start + MOST_IDS] for start in range(0, len(rest), MOST_IDS)]
+
+
+async def several(ask: Callable[[Item], Awaitable[T]], items: Sequence[Item]) -> list[T]:
+    """Ask for each of the items, a few at a time, and return the answers in order.
+
+    Raises: the first error, once what was under way has ended; no more is asked after it.
+    """
+    gate = asyncio.Semaphore(REQUESTS_AT_ONCE)
+    failed: list[Exception] = []
+
+    async def one(item: Item) -> T:
+        async with gate:
+            if failed:
+                raise failed[0]
+            try:
+                return await ask(item)
+            except Exception as error:
+                failed.append(error)
+                raise
+
+    answers = await asyncio.gather(*(one(each) for each in items), return_exceptions=True)
+    if failed:
+        raise failed[0]
+    if stopped := next((each for each in answers if isinstance(each, BaseException)), None):
+        raise stopped
+    return [answer for answer in answers if not isinstance(answer, BaseException)]

@@ -4,25 +4,21 @@ A lane is one document, so each of leasing, poking, renewing and releasing it is
 on. A write is judged by what it matched.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from pymongo import ReturnDocument
 from pymongo.errors import PyMongoError
 
-from gatepost.adapters.storage.mongo_documents import DELIVERY_FIELDS, OPEN, queued_from_documents
-from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, parts_of
-from gatepost.adapters.storage.mongo_owners import room_in_share
+from gatepost.adapters.storage.mongo_documents import DELIVERY_FIELDS, OPEN, delivery_from_document
+from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, parts_of, several
+from gatepost.adapters.storage.mongo_owners import room_for
 from gatepost.adapters.storage.mongo_sweep import sweep
 from gatepost.adapters.storage.rows import NEVER_MS, from_ms, to_ms
+from gatepost.domain.deliveries import QueuedDelivery, queued
 from gatepost.ports import LaneRead, Leased, LeasedLane, Release
 
-T = TypeVar("T")
-Item = TypeVar("Item")
-
-_AT_ONCE = 16  # requests on their way: the pool has 100 connections, and others want some
 _MOST_ROUNDS = 3
 
 _DUE_FIRST = [("next_attempt_at", 1), ("id", 1)]
@@ -66,7 +62,7 @@ class _Wish(NamedTuple):
 
 
 async def _lease_lanes(mongo: Mongo, owner: str, limit: int, now: datetime, lease: timedelta) -> Leased:
-    room = await room_in_share(mongo, owner, now=now, lease=lease)
+    room = await room_for(mongo, owner, now=now, lease=lease)
     limit = limit if room is None else min(limit, room)
     wish = _Wish(owner, now=to_ms(now), until=to_ms(now + lease), absurd=to_ms(now + 2 * lease))
     taken: list[tuple[int, LeasedLane]] = []
@@ -92,7 +88,7 @@ async def _take_several(mongo: Mongo, wish: _Wish, limit: int, taken: list[tuple
 
     for _ in range(_MOST_ROUNDS):  # those that others are quicker to take are made up for
         candidates = await _leasable(mongo, wish, limit - len(taken))
-        if all(await _several(take, candidates)):
+        if all(await several(take, candidates)):
             return
 
 
@@ -145,7 +141,7 @@ async def _read_lanes(mongo: Mongo, limits: Mapping[str, int], now: int) -> dict
         for part in parts_of(limits)
         for lane in await fetch(mongo.lanes.find({"_id": {"$in": part}}, {"token": 1, "pokes": 1}))
     ]
-    queues = await _several(lambda lane: _unfinished(mongo, lane["_id"], limits[lane["_id"]] + 1), lanes)
+    queues = await several(lambda lane: _unfinished(mongo, lane["_id"], limits[lane["_id"]] + 1), lanes)
     due = [[each for each in queue if each["next_attempt_at"] <= now] for queue in queues]
     due = [queue[: limits[lane["_id"]]] for lane, queue in zip(lanes, due, strict=True)]
     events = await _events(mongo, [each for queue in due for each in queue])
@@ -153,11 +149,15 @@ async def _read_lanes(mongo: Mongo, limits: Mapping[str, int], now: int) -> dict
         lane["_id"]: LaneRead(
             lane["token"],
             lane["pokes"],
-            [queued_from_documents(each, events[_event_of(each)]) for each in its_due if _event_of(each) in events],
+            [_queued(each, events[_event_of(each)]) for each in its_due if _event_of(each) in events],
             from_ms(queue[len(its_due)]["next_attempt_at"]) if len(queue) > len(its_due) else None,
         )
         for lane, queue, its_due in zip(lanes, queues, due, strict=True)
     }
+
+
+def _queued(document: Mapping[str, Any], event: Mapping[str, Any]) -> QueuedDelivery:
+    return queued(delivery_from_document(document), body=event["body"], hop=event["hop"])
 
 
 async def _unfinished(mongo: Mongo, webhook_id: str, limit: int) -> list[Document]:
@@ -184,7 +184,7 @@ def _event_of(delivery: Mapping[str, Any]) -> str:
 
 
 async def _release_lanes(mongo: Mongo, releases: Sequence[Release]) -> set[str]:
-    given_back = await _several(lambda release: _release(mongo, release), releases)
+    given_back = await several(lambda release: _release(mongo, release), releases)
     return {each.webhook_id for each, is_free in zip(releases, given_back, strict=True) if is_free}
 
 
@@ -202,30 +202,3 @@ async def _release(mongo: Mongo, release: Release) -> bool:
         free["due_at"] = next_up[0]["next_attempt_at"] if next_up else NEVER_MS
         held["pokes"] = release.pokes
     return (await mongo.lanes.update_one(held, {"$set": free})).matched_count == 1
-
-
-# --- many at once --------------------------------------------------------------------------------------------
-
-
-async def _several(ask: Callable[[Item], Awaitable[T]], items: Sequence[Item]) -> list[T]:
-    """Ask for each of the items, a few at a time, and return the answers in order.
-
-    Raises: the first error, once what was under way has ended; no more is asked after it.
-    """
-    gate = asyncio.Semaphore(_AT_ONCE)
-    failed: list[Exception] = []
-
-    async def one(item: Item) -> T:
-        async with gate:
-            if failed:
-                raise failed[0]
-            try:
-                return await ask(item)
-            except Exception as error:
-                failed.append(error)
-                raise
-
-    answers = await asyncio.gather(*(one(each) for each in items), return_exceptions=True)
-    if failed:
-        raise failed[0]
-    return [answer for answer in answers if not isinstance(answer, BaseException)]

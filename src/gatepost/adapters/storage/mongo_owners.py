@@ -8,11 +8,9 @@ from pymongo import UpdateOne
 
 from gatepost.adapters.storage.mongo_driver import Mongo, fetch, parts_of
 from gatepost.adapters.storage.rows import to_ms
-from gatepost.adapters.storage.sql_owners import PROVEN_AFTER
+from gatepost.adapters.storage.shares import FORGOTTEN_AFTER, proven_after_ms, room_in_share, surplus
 from gatepost.ports import Renewal
 
-_FORGOTTEN_AFTER = timedelta(days=1)
-_MILLISECOND = timedelta(milliseconds=1)
 _MOST_OWNERS = 1_000
 _MOST_COUNTED = 20_000  # more lanes than that are shared out as if there were so many
 
@@ -32,13 +30,12 @@ class MongoOwners:
         return await self._mongo.write_lanes(_renew(self._mongo, owner, tokens, now, lease))
 
 
-async def room_in_share(mongo: Mongo, owner: str, *, now: datetime, lease: timedelta) -> int | None:
+async def room_for(mongo: Mongo, owner: str, *, now: datetime, lease: timedelta) -> int | None:
     """Return how many more lanes an owner may have, less than none if it has too many; None while it is alone."""
     seen = await fetch(
         mongo.workers.find({"seen_at": {"$gt": to_ms(now - lease)}}).sort("seen_at", -1).limit(_MOST_OWNERS)
     )
-    # Only who has stayed: each start of a process that dies at once would count for a whole lease.
-    stayed = [each for each in seen if each["seen_at"] - each["started_at"] >= lease * PROVEN_AFTER // _MILLISECOND]
+    stayed = [each for each in seen if each["seen_at"] - each["started_at"] >= proven_after_ms(lease)]
     others = sum(each["_id"] != owner for each in stayed)
     if not others:
         return None
@@ -46,8 +43,7 @@ async def room_in_share(mongo: Mongo, owner: str, *, now: datetime, lease: timed
     due = await _counted(mongo, {"free": 1, "due_at": {"$lte": at}, "hold_until": {"$lte": at}})
     leased = await _counted(mongo, {"free": 0})
     own = await _counted(mongo, {"owner": owner, "free": 0})
-    share: int = -(-(due + leased) // (others + 1)) + 1
-    return share - own
+    return room_in_share(due=due, leased=leased, own=own, others=others)
 
 
 async def _counted(mongo: Mongo, asked: dict[str, object]) -> int:
@@ -56,7 +52,7 @@ async def _counted(mongo: Mongo, asked: dict[str, object]) -> int:
 
 
 async def _join(mongo: Mongo, owner: str, now: datetime) -> None:
-    await mongo.workers.delete_many({"seen_at": {"$lt": to_ms(now - _FORGOTTEN_AFTER)}})
+    await mongo.workers.delete_many({"seen_at": {"$lt": to_ms(now - FORGOTTEN_AFTER)}})
     await _seen(mongo, owner, to_ms(now))
 
 
@@ -70,8 +66,8 @@ async def _renew(mongo: Mongo, owner: str, tokens: Mapping[str, int], now: datet
     lost: set[str] = set()
     for part in parts_of(tokens):
         lost |= await _extended(mongo, owner, {each: tokens[each] for each in part}, to_ms(now + lease))
-    room = await room_in_share(mongo, owner, now=now, lease=lease)
-    return Renewal(lost, 0 if room is None else max(-room, 0))
+    room = await room_for(mongo, owner, now=now, lease=lease)
+    return Renewal(lost, surplus(room))
 
 
 async def _extended(mongo: Mongo, owner: str, tokens: Mapping[str, int], until: int) -> set[str]:

@@ -69,10 +69,9 @@ async def make_schema(mongo: Mongo, box: SecretBox) -> None:
         _check(found, box)
     for name, indexes in INDEXES.items():
         await mongo.database[name].create_indexes([IndexModel([(field, 1) for field in each]) for each in indexes])
-    if found is None:
-        # The last step: a database that has it has its indexes.
-        sealed = {"sealed": sealed_key_check(box), "version": SCHEMA_VERSION}
-        await mongo.meta.update_one(_SCHEMA, {"$setOnInsert": sealed}, upsert=True)
+    # The last step: a database that has it has its indexes.
+    made = {"$setOnInsert": {"sealed": sealed_key_check(box)}, "$set": {"version": SCHEMA_VERSION}}
+    await mongo.meta.update_one(_SCHEMA, made, upsert=True)
     await check_schema(mongo, box)
 
 
@@ -84,6 +83,8 @@ async def check_schema(mongo: Mongo, box: SecretBox) -> None:
             f"the database {mongo.database.name} was not made ready for Gatepost: run `gatepost migrate`"
         )
     _check(found, box)
+    if found["version"] < SCHEMA_VERSION:
+        raise StoreUnavailable("the database is of an older version: run `gatepost migrate` with this one")
 
 
 def _check(found: Document, box: SecretBox) -> None:

@@ -12,6 +12,7 @@ from gatepost.adapters.storage.mongo_outbox import OUTBOX_FIELDS, poke, relay
 from gatepost.adapters.storage.mongo_webhook_documents import BURIED, DELETED
 from gatepost.adapters.storage.mongo_webhooks import tell
 from gatepost.adapters.storage.rows import NEVER_MS
+from gatepost.domain.deliveries import DeadReason, Status
 
 log = structlog.get_logger()
 
@@ -79,8 +80,8 @@ async def _is_held(mongo: Mongo, webhook_id: str, now: int) -> bool:
 async def _bury(mongo: Mongo, webhook: Mapping[str, Any], now: int) -> None:
     owed: Document = {"webhook_id": webhook["id"], "open": OPEN}
     dead = {
-        "status": "dead-letter",
-        "dead_reason": "webhook_deleted",
+        "status": Status.DEAD_LETTER.value,
+        "dead_reason": DeadReason.WEBHOOK_DELETED.value,
         "next_attempt_at": NEVER_MS,
         "finished_at": now,
         "open": CLOSED,

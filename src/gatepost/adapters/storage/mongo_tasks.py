@@ -24,7 +24,7 @@ from gatepost.adapters.storage.mongo_outbox import (
     waiting_in,
 )
 from gatepost.adapters.storage.mongo_webhooks import webhooks_version_of
-from gatepost.adapters.storage.sql_deliveries import page_of
+from gatepost.adapters.storage.paging import page_of
 from gatepost.domain.deliveries import Delivery, queued
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.tasks import HistoryEntry, Task, TaskChange

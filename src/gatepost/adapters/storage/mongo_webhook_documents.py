@@ -1,15 +1,15 @@
 """Webhooks and their lanes to documents and back."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.storage.mongo_driver import Document
-from gatepost.adapters.storage.rows import NEVER_MS, from_ms, from_ms_or_none, to_ms, to_ms_or_none
+from gatepost.adapters.storage.rows import NEVER_MS, from_ms, to_ms
+from gatepost.adapters.storage.sealing import headers_from, sealed_headers, sealed_secrets, secrets_from
 from gatepost.domain.network import parse_target
 from gatepost.domain.retry import RetryPolicy
-from gatepost.domain.webhooks import Health, Secret, Subscription, Webhook
+from gatepost.domain.webhooks import Health, Subscription, Webhook
 
 # A deleted webhook stays, for the deliveries that name it; once it is buried the sweep looks at it no more.
 DELETED, BURIED = 1, 2
@@ -19,7 +19,6 @@ SUBSCRIPTION_FIELDS = dict.fromkeys(("id", "enabled", "events", "ignore_origins"
 
 
 def webhook_document(box: SecretBox, webhook: Webhook) -> Document:
-    secrets = [(secret.value, to_ms_or_none(secret.expires_at)) for secret in webhook.secrets]
     return {
         "_id": webhook.id,
         "id": webhook.id,
@@ -28,14 +27,14 @@ def webhook_document(box: SecretBox, webhook: Webhook) -> Document:
         "url": webhook.target.url,
         "enabled": int(webhook.enabled),
         "events": list(webhook.events),
-        "headers": _seal(box, webhook.headers, _place("headers", webhook.id, webhook.group_id)),
+        "headers": sealed_headers(box, webhook),
         "schedule": list(webhook.policy.schedule),
         "max_attempts": webhook.policy.max_attempts,  # so that matching an event needs no policy
         "timeout_seconds": webhook.timeout_seconds,
         "max_concurrency": webhook.max_concurrency,
         "rate_limit_per_second": webhook.rate_limit_per_second,
         "ignore_origins": list(webhook.ignore_origins),
-        "secrets": _seal(box, secrets, _place("secrets", webhook.id, webhook.group_id)),
+        "secrets": sealed_secrets(box, webhook),
         "health": webhook.health.value,
         "disabled_reason": webhook.disabled_reason,
         "config_version": webhook.config_version,
@@ -50,8 +49,6 @@ def webhook_document(box: SecretBox, webhook: Webhook) -> Document:
 
 def webhook_from_document(box: SecretBox, document: Mapping[str, Any]) -> Webhook:
     webhook_id, group_id = document["_id"], document["group_id"]
-    headers = _unseal(box, document["headers"], _place("headers", webhook_id, group_id))
-    secrets = _unseal(box, document["secrets"], _place("secrets", webhook_id, group_id))
     return Webhook(
         id=webhook_id,
         group_id=group_id,
@@ -59,13 +56,13 @@ def webhook_from_document(box: SecretBox, document: Mapping[str, Any]) -> Webhoo
         target=parse_target(document["url"]),
         enabled=bool(document["enabled"]),
         events=tuple(document["events"]),
-        headers=tuple((name, value) for name, value in headers),
+        headers=headers_from(box, document["headers"], webhook_id, group_id),
         policy=RetryPolicy(tuple(float(seconds) for seconds in document["schedule"])),
         timeout_seconds=document["timeout_seconds"],
         max_concurrency=document["max_concurrency"],
         rate_limit_per_second=document["rate_limit_per_second"],
         ignore_origins=tuple(document["ignore_origins"]),
-        secrets=tuple(Secret(value, from_ms_or_none(expires_at)) for value, expires_at in secrets),
+        secrets=secrets_from(box, document["secrets"], webhook_id, group_id),
         health=Health(document["health"]),
         disabled_reason=document["disabled_reason"],
         config_version=document["config_version"],
@@ -99,15 +96,3 @@ def lane_document(webhook: Mapping[str, Any]) -> Document:
         "window": 1,  # of requests at once; 1 until a first success
         "rev": webhook["rev"],  # of the webhook that `hold_until` follows from
     }
-
-
-def _place(column: str, webhook_id: str, group_id: str) -> tuple[str, ...]:
-    return ("webhooks", column, webhook_id, group_id)
-
-
-def _seal(box: SecretBox, value: Any, place: tuple[str, ...]) -> str:
-    return box.seal(json.dumps(value).encode(), place)
-
-
-def _unseal(box: SecretBox, sealed: str, place: tuple[str, ...]) -> Any:
-    return json.loads(box.open(sealed, place))

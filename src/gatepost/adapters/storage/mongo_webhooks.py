@@ -31,8 +31,8 @@ from gatepost.adapters.storage.mongo_webhook_documents import (
     webhook_document,
     webhook_from_document,
 )
+from gatepost.adapters.storage.paging import page_of
 from gatepost.adapters.storage.rows import NEVER_MS, to_ms
-from gatepost.adapters.storage.sql_deliveries import page_of
 from gatepost.domain.webhooks import Webhook
 from gatepost.ports import LaneMark, Page, Saved, Subscriptions
 

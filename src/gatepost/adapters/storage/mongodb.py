@@ -14,7 +14,6 @@ from gatepost.adapters.storage.mongo_schema import check_schema, make_schema
 from gatepost.adapters.storage.mongo_tasks import MongoTasks
 from gatepost.adapters.storage.mongo_webhooks import MongoWebhooks
 from gatepost.domain.deliveries import QueuedDelivery
-from gatepost.ports import Clock
 
 
 class MongoStore(MongoAccounts, MongoTasks, MongoWebhooks, MongoDeliveries, MongoLanes, MongoAttempts, MongoOwners):
@@ -35,7 +34,6 @@ class MongoStore(MongoAccounts, MongoTasks, MongoWebhooks, MongoDeliveries, Mong
         *,
         box: SecretBox,
         on_death: Callable[[BaseException], None] = lambda _: None,  # noqa: ARG003  # there is no thread to die
-        clock: Clock | None = None,  # noqa: ARG003  # every moment is given
     ) -> "MongoStore":
         """Open a database that `migrate` has made ready.
 

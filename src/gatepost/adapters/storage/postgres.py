@@ -1,7 +1,7 @@
-"""The store on a PostgreSQL database: the shared SQL, and the few statements that are better said in its own way."""
+"""The store on a PostgreSQL database: opened, put together, and closed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 
@@ -14,77 +14,38 @@ from gatepost.adapters.storage.postgres_connections import (
     FOR_THE_ENGINE,
     Connection,
     Connections,
+    Pool,
     connect,
     open_pool,
     said_by,
 )
+from gatepost.adapters.storage.postgres_lanes import PostgresLanes, rows_of
 from gatepost.adapters.storage.postgres_pokes import Hearing, Pokes
-from gatepost.adapters.storage.rows import NEVER_MS, Row, from_ms, from_ms_or_none, queued_from, to_ms
-from gatepost.adapters.storage.scripts import Script, fetch
+from gatepost.adapters.storage.rows import from_ms
 from gatepost.adapters.storage.sql_accounts import SqlAccounts
 from gatepost.adapters.storage.sql_attempts import SqlAttempts
 from gatepost.adapters.storage.sql_deliveries import SqlDeliveries
-from gatepost.adapters.storage.sql_lanes import SqlLanes
 from gatepost.adapters.storage.sql_owners import SqlOwners
 from gatepost.adapters.storage.sql_tasks import SqlTasks
 from gatepost.adapters.storage.sql_webhooks import SqlWebhooks
 from gatepost.adapters.system import SystemChance
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
-from gatepost.ports import Clock, LaneOutcomes, LaneRead, Leased, Release
+from gatepost.ports import LaneOutcomes, Leased
 
 CLOSE_SECONDS = 5.0
 
-# All lanes at once, each with one row more than was asked for, to know when that is due. `LIMIT 1` has events looked up
-# one by one, too: a planner that believes in few of them would walk them all.
-READ_LANES = """
-SELECT lanes.webhook_id, lanes.token, lanes.pokes, asked.most, later.next_attempt_at, due.next_attempt_at,
-       due.id, due.group_id, due.webhook_id, due.event_id, due.event, events.body, events.hop, due.attempt_count,
-       due.created_at
-FROM unnest(?::text[], ?::bigint[]) AS asked (webhook_id, most)
-JOIN lanes ON lanes.webhook_id = asked.webhook_id
-LEFT JOIN LATERAL (
-    SELECT next_attempt_at, id, group_id, webhook_id, event_id, event, attempt_count, created_at FROM deliveries
-    WHERE webhook_id = lanes.webhook_id AND finished_at IS NULL AND next_attempt_at <= ?
-    ORDER BY next_attempt_at, id LIMIT asked.most + 1
-) AS due ON true
-LEFT JOIN LATERAL (
-    SELECT body, hop FROM events WHERE group_id = due.group_id AND id = due.event_id LIMIT 1
-) AS events ON true
-LEFT JOIN LATERAL (
-    SELECT next_attempt_at FROM deliveries
-    WHERE webhook_id = lanes.webhook_id AND finished_at IS NULL AND next_attempt_at > ?
-    ORDER BY next_attempt_at LIMIT 1
-) AS later ON true
-ORDER BY lanes.webhook_id, due.next_attempt_at, due.id
-"""
-# As `sql_lanes.RELEASE` and `HAND_BACK`, for many lanes at once, locked in the order of their ids. Deliveries are seen
-# as of the statement's start, lanes as of their lock: a poke in between fails the comparison, one after it makes the
-# lane due again.
-RELEASE_LANES = f"""
-WITH locked AS (
-    SELECT lanes.webhook_id, asked.pokes IS NULL AS as_due FROM lanes
-    JOIN unnest(?::text[], ?::bigint[], ?::bigint[]) AS asked (webhook_id, token, pokes)
-        ON lanes.webhook_id = asked.webhook_id
-    WHERE lanes.token = asked.token AND (asked.pokes IS NULL OR lanes.pokes = asked.pokes)
-    ORDER BY lanes.webhook_id FOR NO KEY UPDATE OF lanes
-)
-UPDATE lanes SET owner = '', lease_until = 0, due_at = CASE WHEN locked.as_due THEN due_at ELSE coalesce(
-    (SELECT next_attempt_at FROM deliveries WHERE webhook_id = lanes.webhook_id AND finished_at IS NULL
-     ORDER BY next_attempt_at LIMIT 1), {NEVER_MS}) END
-FROM locked WHERE lanes.webhook_id = locked.webhook_id RETURNING lanes.webhook_id
-"""
 _TIME = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 
-class PostgresStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes, SqlAttempts, SqlOwners):
+class PostgresStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, PostgresLanes, SqlAttempts, SqlOwners):
     """Implements every store of `ports`.
 
     Shape: `on_queued` as `HandOver` has it, `on_poked` as `Connections`; it also tells of others' commits.
     """
 
     def __init__(
-        self, url: str, pools: Sequence[Connection], box: SecretBox, *, on_death: Callable[[BaseException], None]
+        self, url: str, pools: Sequence[Pool], box: SecretBox, *, on_death: Callable[[BaseException], None]
     ) -> None:
         people, engine, for_pokes = self._pools = pools
         self._url = url
@@ -103,7 +64,6 @@ class PostgresStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes,
         *,
         box: SecretBox,
         on_death: Callable[[BaseException], None] = lambda _: None,
-        clock: Clock | None = None,  # noqa: ARG003  # the database's own is asked for
     ) -> "PostgresStore":
         """Open a database that `migrate` has made ready.
 
@@ -157,7 +117,7 @@ class PostgresStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes,
         self._connections.on_poked = callback
 
     async def server_time(self) -> datetime:
-        [(moment,)] = await self._database.read_lanes(_rows(_TIME))
+        [(moment,)] = await self._database.read_lanes(rows_of(_TIME))
         return from_ms(moment)
 
     # --- the engine's view -----------------------------------------------------------------------------------
@@ -179,17 +139,6 @@ class PostgresStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes,
         self._connections.hand_over.leased({lane.webhook_id for lane in leased.lanes})
         return leased
 
-    async def read_lanes(self, limits: Mapping[str, int], *, now: datetime) -> Mapping[str, LaneRead]:
-        return await self._database.read_lanes(_read_lanes(limits, to_ms(now)))
-
-    async def release_lanes(self, releases: Sequence[Release]) -> set[str]:
-        if not releases:
-            return set()
-        asked = sorted({each.webhook_id: each for each in releases}.values(), key=lambda each: each.webhook_id)
-        columns = zip(*((each.webhook_id, each.token, each.pokes) for each in asked), strict=True)
-        rows = await self._database.write_lanes(_rows(RELEASE_LANES, *columns))
-        return {webhook_id for (webhook_id,) in rows}
-
     async def record_attempts(self, batch: Sequence[LaneOutcomes]) -> set[str]:
         self._connections.hand_over.recorded({each.delivery.id for outcomes in batch for each in outcomes.settled})
         return await super().record_attempts(batch)
@@ -197,26 +146,6 @@ class PostgresStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes,
     def _tell_death(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (bug := task.exception()):
             self._on_death(bug)
-
-
-def _rows(sql: str, *params: object) -> Script[Sequence[Row]]:
-    rows: Sequence[Row] = yield fetch(sql, params)
-    return rows
-
-
-def _read_lanes(limits: Mapping[str, int], now: int) -> Script[Mapping[str, LaneRead]]:
-    rows = yield fetch(READ_LANES, (list(limits), list(limits.values()), now, now))
-    lanes: dict[str, list[Row]] = {}
-    for row in rows:
-        lanes.setdefault(row[0], []).append(row)
-    return {webhook_id: _lane_read(its_rows) for webhook_id, its_rows in lanes.items()}
-
-
-def _lane_read(rows: Sequence[Row]) -> LaneRead:
-    _, token, pokes, most, later, *_ = rows[0]
-    due = [row for row in rows if row[5] is not None]
-    next_due_at = due[most][5] if len(due) > most else later
-    return LaneRead(token, pokes, [queued_from(row[6:]) for row in due[:most]], from_ms_or_none(next_due_at))
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from gatepost.domain.errors import StoreUnavailable
 
 T = TypeVar("T")
 Connection = Any  # asyncpg's classes carry no types of their own
+Pool = Any
 
 FOR_PEOPLE = 10  # connections at most, of one process
 FOR_THE_ENGINE = 6  # it records, leases, renews, reads, confirms and releases at once
@@ -51,7 +52,7 @@ async def connect(url: str, **settings: str) -> Connection:
     )
 
 
-async def open_pool(url: str, *, most: int, durable: bool = True) -> Connection:
+async def open_pool(url: str, *, most: int, durable: bool = True) -> Pool:
     """Return a pool that connects when it is asked to: one with a floor would try, and complain, on its own."""
 
     async def set_up(connection: Connection) -> None:
@@ -79,9 +80,7 @@ class Connections:
            once they are poked, as it is only then that their lanes can be leased.
     """
 
-    def __init__(
-        self, people: Connection, engine: Connection, poke: Callable[[Mapping[str, int]], Awaitable[None]]
-    ) -> None:
+    def __init__(self, people: Pool, engine: Pool, poke: Callable[[Mapping[str, int]], Awaitable[None]]) -> None:
         self.on_poked: Callable[[Sequence[str]], None] = _ignore
         self.hand_over = HandOver()
         self._people = people
@@ -102,7 +101,7 @@ class Connections:
     async def write_lanes(self, script: Script[T]) -> T:
         return await self._write(self._engine, script)
 
-    async def _write(self, pool: Connection, script: Script[T]) -> T:
+    async def _write(self, pool: Pool, script: Script[T]) -> T:
         pokes: dict[str, int] = {}
         with ExitStack() as until_handed_over:
             async with lent(pool) as connection, connection.transaction():
@@ -118,7 +117,7 @@ class Connections:
 
 
 @asynccontextmanager
-async def lent(pool: Connection) -> AsyncIterator[Connection]:
+async def lent(pool: Pool) -> AsyncIterator[Connection]:
     """Borrow a connection.
 
     Raises: StoreUnavailable, Unstorable; never what is the driver's own.

@@ -10,13 +10,13 @@ from contextlib import suppress
 import asyncpg
 import structlog
 
-from gatepost.adapters.storage.postgres_connections import Connection, Connections, connect, lent
+from gatepost.adapters.storage.postgres_connections import Connection, Connections, Pool, connect, lent
 from gatepost.domain.errors import StoreUnavailable
 
 CHANNEL = "gatepost_poked"
 LANES_AT_ONCE = 80  # in one statement: a notification holds 8,000 bytes
-RETRY_SECONDS = 1.0
-CHECK_SECONDS = 30.0
+RETRY_SECONDS = 1.0  # as often as the engine looks by itself: hints need not be back sooner
+CHECK_SECONDS = 30.0  # a listener that hears nothing costs a second of delay, and no more
 NOBODY = "-"
 
 # Rows are locked in the order of their ids, so that two who poke the same lanes cannot wait for each other. The
@@ -37,7 +37,7 @@ log = structlog.get_logger()
 class Pokes:
     """Gathers pokes while a statement of them is on its way, and sends them with the next."""
 
-    def __init__(self, pool: Connection, sender: str) -> None:
+    def __init__(self, pool: Pool, sender: str) -> None:
         self._pool = pool
         self._sender = sender
         self._waiting: dict[str, tuple[int, int]] = {}  # by webhook: from when on it is due, and how often it was poked
@@ -48,8 +48,7 @@ class Pokes:
     async def poke(self, moments: Mapping[str, int]) -> None:
         """Make lanes due at the given moments, unless they are earlier; return once that was tried."""
         for webhook_id, at in moments.items():
-            earlier, times = self._waiting.get(webhook_id, (at, 0))
-            self._waiting[webhook_id] = (min(earlier, at), times + 1)
+            self._add(webhook_id, at, 1)
         await asyncio.shield(self._soon())
 
     async def close(self) -> None:
@@ -58,6 +57,10 @@ class Pokes:
             self._retry.cancel()
         if self._waiting:
             await self._soon()
+
+    def _add(self, webhook_id: str, at: int, times: int) -> None:
+        earlier, before = self._waiting.get(webhook_id, (at, 0))
+        self._waiting[webhook_id] = (min(earlier, at), before + times)
 
     def _soon(self) -> "asyncio.Task[None]":
         if self._next is None:
@@ -81,9 +84,8 @@ class Pokes:
             lanes = lanes[LANES_AT_ONCE:]
 
     def _try_again(self, lanes: Sequence[tuple[str, int, int]]) -> None:
-        for webhook_id, at, times in lanes:
-            earlier, more = self._waiting.get(webhook_id, (at, 0))
-            self._waiting[webhook_id] = (min(earlier, at), times + more)
+        for lane in lanes:
+            self._add(*lane)
         if self._retry is None or self._retry.when() <= asyncio.get_running_loop().time():
             self._retry = asyncio.get_running_loop().call_later(RETRY_SECONDS, self._soon)
 

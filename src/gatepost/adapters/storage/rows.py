@@ -114,6 +114,9 @@ def task_from(row: Row) -> Task:
     )
 
 
+HISTORY_COLUMNS = "task_id, version, group_id, at, actor_id, event, changes, reason"
+
+
 def history_row(group_id: str, task_id: str, entry: HistoryEntry) -> Row:
     changes = _to_json(entry.changes)
     return (
@@ -131,6 +134,9 @@ def history_row(group_id: str, task_id: str, entry: HistoryEntry) -> Row:
 def history_from(row: Row) -> HistoryEntry:
     version, at, actor_id, event, changes, reason = row
     return HistoryEntry(version, from_ms(at), actor_id, event, json.loads(changes), reason)
+
+
+EVENT_COLUMNS = "group_id, id, event, created_at, actor_id, origin, hop, body"
 
 
 def event_row(event: Event) -> Row:
@@ -159,7 +165,7 @@ DELIVERY_COLUMNS = (
 )
 # The last is the replay key's.
 DELIVERY_TYPES = "text text text text text text text bigint bigint bigint bigint text text text bigint bigint text"
-PROGRESS_TYPES = "text bigint text bigint bigint bigint bigint text text bigint"
+PROGRESS_TYPES = "text bigint bigint bigint bigint text text bigint"
 
 
 def delivery_row(delivery: Delivery) -> Row:
@@ -210,12 +216,15 @@ def delivery_from(row: Row) -> Delivery:
     )
 
 
-def progress_row(delivery_id: str, progress: Progress, *, expected_count: int) -> Row:
+PROGRESS_COLUMNS = (
+    "status, attempt_count, max_attempts, next_attempt_at, last_status_code, last_error_class, dead_reason, finished_at"
+)
+
+
+def progress_values(progress: Progress) -> Row:
     error_class, dead_reason = progress.last_error_class, progress.dead_reason
     next_at, finished_at = progress.next_attempt_at, progress.finished_at
     return (
-        delivery_id,
-        expected_count,
         progress.status.value,
         progress.attempt_count,
         progress.max_attempts,

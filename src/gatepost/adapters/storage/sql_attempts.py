@@ -3,18 +3,18 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import timedelta
 
+from gatepost.adapters.storage.recording import without_response
 from gatepost.adapters.storage.rows import (
     ATTEMPT_COLUMNS,
     ATTEMPT_TYPES,
+    PROGRESS_COLUMNS,
     PROGRESS_TYPES,
     Row,
     attempt_row,
-    progress_row,
+    progress_values,
 )
 from gatepost.adapters.storage.scripts import IN_LIST, LOCKED, Database, Script, Unstorable, execute_many, fetch, listed
-from gatepost.domain.deliveries import ErrorClass, Unreachable
 from gatepost.ports import LaneOutcomes, Settled
 
 # On PostgreSQL a plain update under the token's condition that waits for a row still writes after the token has moved:
@@ -46,12 +46,9 @@ ON CONFLICT (delivery_id, number, probe) DO UPDATE SET
     body = excluded.body, truncated = excluded.truncated, error_class = excluded.error_class,
     detail = excluded.detail
 """
-_SET_PROGRESS = """
-WITH new (id, expected_count, status, attempt_count, max_attempts, next_attempt_at, last_status_code,
-          last_error_class, dead_reason, finished_at) AS (VALUES {rows})
-UPDATE deliveries SET status = new.status, attempt_count = new.attempt_count, max_attempts = new.max_attempts,
-       next_attempt_at = new.next_attempt_at, last_status_code = new.last_status_code,
-       last_error_class = new.last_error_class, dead_reason = new.dead_reason, finished_at = new.finished_at
+_SET_PROGRESS = f"""
+WITH new (id, expected_count, {PROGRESS_COLUMNS}) AS (VALUES {{rows}})
+UPDATE deliveries SET {", ".join(f"{column} = new.{column}" for column in PROGRESS_COLUMNS.split(", "))}
 FROM new WHERE deliveries.id = new.id AND deliveries.attempt_count = new.expected_count
 """
 MOVE = f"{_SET_PROGRESS} AND {_UNFINISHED}"
@@ -61,11 +58,12 @@ WITH clean (webhook_id, "window") AS (VALUES {rows})
 UPDATE lanes SET unclean = 0, "window" = clean."window" FROM clean WHERE lanes.webhook_id = clean.webhook_id
 """
 
+MOVE_TYPES = f"text bigint {PROGRESS_TYPES}"
 _STEPS = (
     (ADD_ATTEMPTS, ATTEMPT_TYPES),
-    (MOVE, PROGRESS_TYPES),
+    (MOVE, MOVE_TYPES),
     (REPLACE_ATTEMPTS, ATTEMPT_TYPES),
-    (AMEND, PROGRESS_TYPES),
+    (AMEND, MOVE_TYPES),
 )
 
 # Of one lane: the rows of `ADD_ATTEMPTS`, of `MOVE`, and of their amending counterparts.
@@ -89,7 +87,7 @@ class SqlAttempts:
             try:
                 lost |= await self._database.write_lanes(_record([replace(outcomes, settled=[settled])]))
             except (Unstorable, UnicodeEncodeError):
-                bare = replace(outcomes, settled=[_without_response(settled)])
+                bare = replace(outcomes, settled=[without_response(settled)])
                 lost |= await self._database.write_lanes(_record([bare]))
         return lost
 
@@ -132,12 +130,12 @@ def _rows_of(settled: Iterable[Settled]) -> LaneRows:
         delivery_id, attempt, progress = each.delivery.id, each.attempt, each.progress
         if each.amends:
             replaced.append(attempt_row(delivery_id, attempt))
-            amended.append(progress_row(delivery_id, progress, expected_count=attempt.number))
+            amended.append((delivery_id, attempt.number, *progress_values(progress)))
             continue
         attempts.append(attempt_row(delivery_id, attempt))
         # A failed probe counts for nothing and moves nothing; one that got through finishes its delivery.
         if not attempt.probe or progress.finished_at is not None:
-            moves.append(progress_row(delivery_id, progress, expected_count=attempt.number - 1))
+            moves.append((delivery_id, attempt.number - 1, *progress_values(progress)))
     return attempts, moves, replaced, amended
 
 
@@ -162,19 +160,3 @@ def _write_outcomes(batch: Sequence[LaneOutcomes], rows: Sequence[LaneRows]) -> 
     if cleaned:
         yield execute_many(CLEAN, sorted(cleaned), "text bigint")
     return lost
-
-
-def _without_response(settled: Settled) -> Settled:
-    """Return an attempt that the store can hold in any case; what it means for the delivery stays."""
-    code = settled.progress.last_status_code
-    bare = replace(
-        settled.attempt,
-        outcome=Unreachable(ErrorClass.INTERNAL_ERROR, "the store could not hold the response"),
-        duration=min(max(settled.attempt.duration, timedelta(0)), timedelta(days=1)),
-    )
-    holds = code is None or 0 <= code < 2**31
-    return replace(
-        settled,
-        attempt=bare,
-        progress=settled.progress if holds else replace(settled.progress, last_status_code=None),
-    )

@@ -1,13 +1,15 @@
 """Events and deliveries in SQL: how they are stored, and how people look at them."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
+from gatepost.adapters.storage.paging import page_of
 from gatepost.adapters.storage.rows import (
     ATTEMPT_COLUMNS,
     ATTEMPT_TYPES,
     DELIVERY_COLUMNS,
     DELIVERY_TYPES,
+    EVENT_COLUMNS,
     Row,
     attempt_from,
     attempt_row,
@@ -32,8 +34,7 @@ from gatepost.domain.deliveries import Attempt, Delivery, Status, queued
 from gatepost.domain.events import Event
 from gatepost.ports import DeliveryDetail, DeliveryQuery, Page, Saved
 
-_EVENT_COLUMNS = "group_id, id, event, created_at, actor_id, origin, hop, body"
-_ADD_EVENT = f"INSERT INTO events ({_EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_ADD_EVENT = f"INSERT INTO events ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_EVENT_TASKS = "INSERT INTO event_tasks (group_id, task_id, event_id, version) VALUES {rows}"
 _ADD_DELIVERIES = f"INSERT INTO deliveries ({DELIVERY_COLUMNS}, replay_key) VALUES {{rows}}"
 _ADD_ATTEMPT = f"INSERT INTO attempts ({ATTEMPT_COLUMNS}) VALUES {{rows}}"
@@ -52,7 +53,7 @@ _DELIVERY = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE id = ? AND webhook
 _ATTEMPTS = f"""
 SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE delivery_id = ? ORDER BY started_at, number, id
 """
-_EVENT = f"SELECT {_EVENT_COLUMNS} FROM events WHERE group_id = ? AND id = ?"
+_EVENT = f"SELECT {EVENT_COLUMNS} FROM events WHERE group_id = ? AND id = ?"
 _EVENT_TASKS = f"""
 SELECT task_id, version FROM event_tasks WHERE group_id = ? AND task_id {IN_LIST} AND event_id = ?
 """
@@ -94,21 +95,6 @@ def store_deliveries(deliveries: Sequence[Delivery]) -> Script[None]:
     rows = [delivery_row(each) for each in deliveries]
     yield execute_many(_ADD_DELIVERIES, rows, DELIVERY_TYPES)
     yield poke({row[2]: row[9] for row in rows})
-
-
-class _HasId(Protocol):
-    @property
-    def id(self) -> str: ...
-
-
-Item = TypeVar("Item", bound=_HasId)
-
-
-def page_of(items: Sequence[Item], limit: int) -> Page[Item]:
-    """Return a page of at most `limit` of the items; one more than that says that there is another page."""
-    if len(items) <= limit:
-        return Page(items, None)
-    return Page(items[:limit], items[limit - 1].id)
 
 
 def _deliveries(group_id: str, query: DeliveryQuery, limit: int, before: str | None) -> Script[Page[Delivery]]:

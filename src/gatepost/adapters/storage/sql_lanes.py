@@ -1,21 +1,19 @@
-"""Lanes in SQL: the engine's view of the store. The rules are those of `docs/delivery-protocol.md`.
+"""Leasing lanes and looking after them, in SQL. The rules are those of `docs/delivery-protocol.md`.
 
+What each database does best in its own way stands in `sqlite_lanes.py` and `postgres_lanes.py`: reading and releasing.
 Statements that touch several lanes take them in the order of `webhook_id`, so that two writers on a database with row
 locks cannot wait for each other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from gatepost.adapters.storage.rows import (
     NEVER_MS,
-    from_ms,
     from_ms_or_none,
-    queued_from,
     to_ms,
 )
 from gatepost.adapters.storage.scripts import (
-    IN_LIST,
     UNLESS_LOCKED,
     Database,
     Script,
@@ -24,16 +22,8 @@ from gatepost.adapters.storage.scripts import (
     fetch,
     poke,
 )
-from gatepost.adapters.storage.sql_owners import room_in_share
-from gatepost.ports import LaneRead, Leased, LeasedLane, Release
-
-# --- hints ---------------------------------------------------------------------------------------------------
-
-# Only ever lowers `due_at`; the counter tells an owner about to release the lane that it has more to look at.
-# SQLite's; PostgreSQL's stands in `postgres_pokes.py`.
-POKE = f"""
-UPDATE lanes SET pokes = pokes + 1, due_at = CASE WHEN due_at > ? THEN ? ELSE due_at END WHERE webhook_id {IN_LIST}
-"""
+from gatepost.adapters.storage.sql_owners import room_for
+from gatepost.ports import Leased, LeasedLane
 
 # --- leasing -------------------------------------------------------------------------------------------------
 
@@ -65,31 +55,6 @@ NEXT_DUE = """
 SELECT due_at FROM lanes WHERE owner = '' AND due_at > ? AND hold_until <= ? ORDER BY due_at LIMIT 1
 """
 
-# Nothing but this raises `due_at`: from what the deliveries say now, for whoever has seen every poke.
-RELEASE = f"""
-UPDATE lanes SET owner = '', lease_until = 0, due_at = coalesce(
-    (SELECT next_attempt_at FROM deliveries WHERE webhook_id = lanes.webhook_id AND finished_at IS NULL
-     ORDER BY next_attempt_at LIMIT 1), {NEVER_MS})
-WHERE webhook_id = ? AND token = ? AND pokes = ?
-"""
-# Due as it was: a lane that is leased is due, and only the statement above says otherwise.
-HAND_BACK = "UPDATE lanes SET owner = '', lease_until = 0 WHERE webhook_id = ? AND token = ?"
-
-# --- reading -------------------------------------------------------------------------------------------------
-
-LANE = "SELECT token, pokes FROM lanes WHERE webhook_id = ?"
-DUE = """
-SELECT d.next_attempt_at,
-       d.id, d.group_id, d.webhook_id, d.event_id, d.event, e.body, e.hop, d.attempt_count, d.created_at
-FROM deliveries d JOIN events e ON e.group_id = d.group_id AND e.id = d.event_id
-WHERE d.webhook_id = ? AND d.finished_at IS NULL AND d.next_attempt_at <= ?
-ORDER BY d.next_attempt_at, d.id LIMIT ?
-"""
-NEXT_ATTEMPT = """
-SELECT next_attempt_at FROM deliveries WHERE webhook_id = ? AND finished_at IS NULL AND next_attempt_at > ?
-ORDER BY next_attempt_at LIMIT 1
-"""
-
 # --- looking after -------------------------------------------------------------------------------------------
 
 # Lanes that hint at later, although something of theirs is due. A leased lane is due as long as it is leased.
@@ -113,18 +78,12 @@ _BURIED_AT_ONCE = 500  # a few milliseconds of the one writer
 
 
 class SqlLanes:
-    """Implements the statements of `ports.LaneStore`; who is alive is the driver's to know."""
+    """Implements leasing and the sweep of `ports.LaneStore`."""
 
     _database: Database
 
     async def lease_lanes(self, owner: str, *, limit: int, now: datetime, lease: timedelta) -> Leased:
         return await self._database.write_lanes(_lease_lanes(owner, limit, now, lease))
-
-    async def read_lanes(self, limits: Mapping[str, int], *, now: datetime) -> Mapping[str, LaneRead]:
-        return await self._database.read_lanes(_read_lanes(limits, to_ms(now)))
-
-    async def release_lanes(self, releases: Sequence[Release]) -> set[str]:
-        return await self._database.write_lanes(_release_lanes(releases)) if releases else set()
 
     async def sweep(self, *, now: datetime) -> int:
         # Searched for by a reader, as there is nothing to find most of the time.
@@ -142,7 +101,7 @@ def _poke(moments: Mapping[str, int]) -> Script[None]:
 
 
 def _lease_lanes(owner: str, limit: int, now: datetime, lease: timedelta) -> Script[Leased]:
-    room = yield from room_in_share(owner, now=now, lease=lease)
+    room = yield from room_for(owner, now=now, lease=lease)
     at, limit = to_ms(now), max(limit if room is None else min(limit, room), 0)
     absurd = to_ms(now + 2 * lease)
     rows = yield fetch(LEASABLE, (at, at, limit, at, at, at, absurd, at, at, at, at, at, absurd, limit))
@@ -157,29 +116,6 @@ def _lease_lanes(owner: str, limit: int, now: datetime, lease: timedelta) -> Scr
     due = yield fetch(NEXT_DUE, (at, at))
     next_due_at = due[0][0] if due and due[0][0] < NEVER_MS else None
     return Leased(lanes, from_ms_or_none(next_due_at))
-
-
-def _read_lanes(limits: Mapping[str, int], now: int) -> Script[Mapping[str, LaneRead]]:
-    read: dict[str, LaneRead] = {}
-    for webhook_id, limit in limits.items():
-        lane = yield fetch(LANE, (webhook_id,))
-        if not lane:
-            continue
-        [(token, pokes)] = lane
-        rows = yield fetch(DUE, (webhook_id, now, limit + 1))  # one more, to know when it is due
-        after = rows[limit:] or (yield fetch(NEXT_ATTEMPT, (webhook_id, now)))
-        deliveries = [queued_from(row[1:]) for row in rows[:limit]]
-        read[webhook_id] = LaneRead(token, pokes, deliveries, from_ms(after[0][0]) if after else None)
-    return read
-
-
-def _release_lanes(releases: Sequence[Release]) -> Script[set[str]]:
-    given_back: set[str] = set()
-    for each in sorted(releases, key=lambda release: release.webhook_id):
-        lane = (each.webhook_id, each.token)
-        if (yield execute(HAND_BACK, lane) if each.pokes is None else execute(RELEASE, (*lane, each.pokes))):
-            given_back.add(each.webhook_id)
-    return given_back
 
 
 def _look_for_work(now: int) -> Script[tuple[list[str], list[str]]]:

@@ -6,11 +6,8 @@ from datetime import datetime, timedelta
 
 from gatepost.adapters.storage.rows import to_ms
 from gatepost.adapters.storage.scripts import IN_LIST, LOCKED, Database, Script, execute, fetch, listed
+from gatepost.adapters.storage.shares import FORGOTTEN_AFTER, proven_after_ms, room_in_share, surplus
 from gatepost.ports import Renewal
-
-PROVEN_AFTER = 1 / 4  # of a lease; owners are seen every third
-_FORGOTTEN_AFTER = timedelta(days=1)
-_MILLISECOND = timedelta(milliseconds=1)
 
 SEEN = """
 INSERT INTO workers (id, host, started_at, seen_at) VALUES (?, ?, ?, ?)
@@ -21,7 +18,6 @@ _FORGET_LONG_GONE = "DELETE FROM workers WHERE seen_at < ?"
 # `<> ''` says nothing new, but lets the index of leased lanes find them.
 _RELEASE_ALL = "UPDATE lanes SET owner = '', lease_until = 0 WHERE owner = ? AND owner <> ''"
 
-# Only who has stayed: each start of a process that dies at once would count for a whole lease.
 OTHERS = "SELECT count(*) FROM workers WHERE seen_at > ? AND seen_at - started_at >= ? AND id <> ?"
 # What there is to share out, and how much of it an owner has.
 WANTED = """
@@ -49,18 +45,17 @@ class SqlOwners:
         return await self._database.write_lanes(_renew(owner, tokens, now, lease))
 
 
-def room_in_share(owner: str, *, now: datetime, lease: timedelta) -> Script[int | None]:
+def room_for(owner: str, *, now: datetime, lease: timedelta) -> Script[int | None]:
     """Return how many more lanes an owner may have, less than none if it has too many; None while it is alone."""
-    [(others,)] = yield fetch(OTHERS, (to_ms(now - lease), lease * PROVEN_AFTER // _MILLISECOND, owner))
+    [(others,)] = yield fetch(OTHERS, (to_ms(now - lease), proven_after_ms(lease), owner))
     if not others:
         return None
     [(due, leased, own)] = yield fetch(WANTED, (to_ms(now), to_ms(now), owner))
-    share = -(-(due + leased) // (others + 1)) + 1
-    return int(share - own)
+    return room_in_share(due=due, leased=leased, own=own, others=others)
 
 
 def _join(owner: str, now: datetime) -> Script[None]:
-    yield execute(_FORGET_LONG_GONE, (to_ms(now - _FORGOTTEN_AFTER),))
+    yield execute(_FORGET_LONG_GONE, (to_ms(now - FORGOTTEN_AFTER),))
     yield execute(SEEN, _seen(owner, now))
 
 
@@ -74,9 +69,8 @@ def _renew(owner: str, tokens: Mapping[str, int], now: datetime, lease: timedelt
     rows = yield fetch(LEASES, (listed(tokens),))
     kept = [webhook_id for webhook_id, token, by in rows if by == owner and token == tokens[webhook_id]]
     yield execute(RENEW, (to_ms(now + lease), listed(kept)))
-    room = yield from room_in_share(owner, now=now, lease=lease)
-    surplus = 0 if room is None else max(-room, 0)
-    return Renewal(set(tokens).difference(kept), surplus)
+    room = yield from room_for(owner, now=now, lease=lease)
+    return Renewal(set(tokens).difference(kept), surplus(room))
 
 
 def _seen(owner: str, now: datetime) -> tuple[str, str, int, int]:

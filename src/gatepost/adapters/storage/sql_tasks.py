@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from gatepost.adapters.storage.paging import page_of
 from gatepost.adapters.storage.rows import (
+    HISTORY_COLUMNS,
     TASK_COLUMNS,
     history_from,
     history_row,
@@ -10,7 +12,7 @@ from gatepost.adapters.storage.rows import (
     task_row,
 )
 from gatepost.adapters.storage.scripts import Database, Emitted, Script, execute, fetch
-from gatepost.adapters.storage.sql_deliveries import page_of, store_deliveries, store_event
+from gatepost.adapters.storage.sql_deliveries import store_deliveries, store_event
 from gatepost.domain.deliveries import Delivery, queued
 from gatepost.domain.tasks import HistoryEntry, Task, TaskChange
 from gatepost.ports import Page, Saved, TaskQuery
@@ -44,10 +46,7 @@ UPDATE tasks SET title = ?, description = ?, status = ?, assigned_to = ?, diffic
 WHERE group_id = ? AND id = ? AND version = ?
 """
 
-_ADD_HISTORY = """
-INSERT INTO task_history (task_id, version, group_id, at, actor_id, event, changes, reason)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-"""
+_ADD_HISTORY = f"INSERT INTO task_history ({HISTORY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class SqlTasks:

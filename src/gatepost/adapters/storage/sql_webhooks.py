@@ -3,19 +3,17 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 import structlog
 
 from gatepost.adapters.secretbox import SecretBox
+from gatepost.adapters.storage.paging import page_of
 from gatepost.adapters.storage.rows import (
     NEVER_MS,
     Row,
     from_ms,
-    from_ms_or_none,
     from_words,
     to_ms,
-    to_ms_or_none,
     to_words,
 )
 from gatepost.adapters.storage.scripts import (
@@ -27,10 +25,10 @@ from gatepost.adapters.storage.scripts import (
     fetch,
     listed,
 )
-from gatepost.adapters.storage.sql_deliveries import page_of
+from gatepost.adapters.storage.sealing import headers_from, sealed_headers, sealed_secrets, secrets_from
 from gatepost.domain.network import parse_target
 from gatepost.domain.retry import RetryPolicy
-from gatepost.domain.webhooks import Health, Secret, Subscription, Webhook
+from gatepost.domain.webhooks import Health, Subscription, Webhook
 from gatepost.ports import LaneMark, Page, Saved, Subscriptions
 
 log = structlog.get_logger()
@@ -191,7 +189,6 @@ def _delete(group_id: str, webhook_id: str, now: int) -> Script[Saved]:
 
 
 def _row(box: SecretBox, webhook: Webhook) -> Row:
-    secrets = [(secret.value, to_ms_or_none(secret.expires_at)) for secret in webhook.secrets]
     return (
         webhook.id,
         webhook.group_id,
@@ -199,14 +196,14 @@ def _row(box: SecretBox, webhook: Webhook) -> Row:
         webhook.target.url,
         int(webhook.enabled),
         to_words(webhook.events),
-        _seal(box, webhook.headers, _place("headers", webhook.id, webhook.group_id)),
+        sealed_headers(box, webhook),
         json.dumps(webhook.policy.schedule),
         webhook.policy.max_attempts,
         webhook.timeout_seconds,
         webhook.max_concurrency,
         webhook.rate_limit_per_second,
         to_words(webhook.ignore_origins),
-        _seal(box, secrets, _place("secrets", webhook.id, webhook.group_id)),
+        sealed_secrets(box, webhook),
         webhook.health.value,
         webhook.disabled_reason,
         webhook.config_version,
@@ -217,8 +214,6 @@ def _row(box: SecretBox, webhook: Webhook) -> Row:
 
 def _webhook_from(box: SecretBox, row: Row) -> Webhook:
     webhook_id, group_id = row[:2]
-    headers = _unseal(box, row[6], _place("headers", webhook_id, group_id))
-    secrets = _unseal(box, row[13], _place("secrets", webhook_id, group_id))
     return Webhook(
         id=webhook_id,
         group_id=group_id,
@@ -226,28 +221,16 @@ def _webhook_from(box: SecretBox, row: Row) -> Webhook:
         target=parse_target(row[3]),
         enabled=bool(row[4]),
         events=from_words(row[5]),
-        headers=tuple((name, value) for name, value in headers),
+        headers=headers_from(box, row[6], webhook_id, group_id),
         policy=RetryPolicy(tuple(json.loads(row[7]))),
         timeout_seconds=row[9],
         max_concurrency=row[10],
         rate_limit_per_second=row[11],
         ignore_origins=from_words(row[12]),
-        secrets=tuple(Secret(value, from_ms_or_none(expires_at)) for value, expires_at in secrets),
+        secrets=secrets_from(box, row[13], webhook_id, group_id),
         health=Health(row[14]),
         disabled_reason=row[15],
         config_version=row[16],
         created_at=from_ms(row[17]),
         updated_at=from_ms(row[18]),
     )
-
-
-def _place(column: str, webhook_id: str, group_id: str) -> tuple[str, ...]:
-    return ("webhooks", column, webhook_id, group_id)
-
-
-def _seal(box: SecretBox, value: Any, place: tuple[str, ...]) -> str:
-    return box.seal(json.dumps(value).encode(), place)
-
-
-def _unseal(box: SecretBox, sealed: str, place: tuple[str, ...]) -> Any:
-    return json.loads(box.open(sealed, place))

@@ -14,10 +14,10 @@ from gatepost.adapters.storage.scripts import Script, execute, fetch
 from gatepost.adapters.storage.sql_accounts import SqlAccounts
 from gatepost.adapters.storage.sql_attempts import SqlAttempts
 from gatepost.adapters.storage.sql_deliveries import SqlDeliveries
-from gatepost.adapters.storage.sql_lanes import SqlLanes
 from gatepost.adapters.storage.sql_owners import FORGET, SqlOwners
 from gatepost.adapters.storage.sql_tasks import SqlTasks
 from gatepost.adapters.storage.sql_webhooks import SqlWebhooks
+from gatepost.adapters.storage.sqlite_lanes import SqliteLanes
 from gatepost.adapters.storage.sqlite_schema import migrate
 from gatepost.adapters.storage.threads import Threads, connect
 from gatepost.adapters.system import SystemClock
@@ -33,7 +33,7 @@ _OWNERS = "SELECT id FROM workers UNION SELECT owner FROM lanes WHERE owner <> '
 _LAPSE = "UPDATE lanes SET lease_until = 0 WHERE owner = ? AND owner <> ''"
 
 
-class SqliteStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes, SqlAttempts, SqlOwners):
+class SqliteStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqliteLanes, SqlAttempts, SqlOwners):
     """Implements every store of `ports`."""
 
     def __init__(self, path: Path, threads: Threads, box: SecretBox) -> None:
@@ -75,12 +75,12 @@ class SqliteStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqlLanes, S
         self._owners.close()
 
     @property
-    def on_queued(self) -> Callable[[Sequence[QueuedDelivery]], object]:
+    def on_queued(self) -> Callable[[Sequence[QueuedDelivery]], set[str]]:
         """Called on the loop with deliveries just committed, before whoever wrote them goes on."""
         return self._threads.on_queued
 
     @on_queued.setter
-    def on_queued(self, callback: Callable[[Sequence[QueuedDelivery]], object]) -> None:
+    def on_queued(self, callback: Callable[[Sequence[QueuedDelivery]], set[str]]) -> None:
         self._threads.on_queued = callback
 
     # --- who is alive ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from gatepost.adapters.storage.scripts import Emitted, Kind, Script, Unstorable
-from gatepost.adapters.storage.sql_lanes import POKE
+from gatepost.adapters.storage.sqlite_lanes import POKE
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
 
@@ -62,7 +62,7 @@ class Threads:
     """
 
     def __init__(self, path: Path, *, boot: Callable[[], float], on_death: Callable[[BaseException], None]) -> None:
-        self.on_queued: Callable[[Sequence[QueuedDelivery]], object] = _ignore
+        self.on_queued: Callable[[Sequence[QueuedDelivery]], set[str]] = _take_none
         sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_SECONDS))
         self._loop = asyncio.get_running_loop()
         self._boot = boot
@@ -341,4 +341,5 @@ def _lost_transaction(error: Exception) -> sqlite3.OperationalError:
     return sqlite3.OperationalError(f"the transaction was rolled back: {error}")
 
 
-def _ignore(_: Sequence[QueuedDelivery]) -> None: ...
+def _take_none(queued: Sequence[QueuedDelivery]) -> set[str]:
+    return {delivery.webhook_id for delivery in queued}

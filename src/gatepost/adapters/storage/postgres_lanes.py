@@ -1,0 +1,85 @@
+"""Lanes on PostgreSQL, all in one statement: each costs a round trip. `sql_lanes.py` has what all of SQL shares."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from gatepost.adapters.storage.rows import NEVER_MS, Row, from_ms_or_none, queued_from, to_ms
+from gatepost.adapters.storage.scripts import Script, fetch
+from gatepost.adapters.storage.sql_lanes import SqlLanes
+from gatepost.ports import LaneRead, Release
+
+# All lanes at once, each with one row more than was asked for, to know when that is due. `LIMIT 1` has events looked up
+# one by one, too: a planner that believes in few of them would walk them all.
+READ_LANES = """
+SELECT lanes.webhook_id, lanes.token, lanes.pokes, asked.most, later.next_attempt_at, due.next_attempt_at,
+       due.id, due.group_id, due.webhook_id, due.event_id, due.event, events.body, events.hop, due.attempt_count,
+       due.created_at
+FROM unnest(?::text[], ?::bigint[]) AS asked (webhook_id, most)
+JOIN lanes ON lanes.webhook_id = asked.webhook_id
+LEFT JOIN LATERAL (
+    SELECT next_attempt_at, id, group_id, webhook_id, event_id, event, attempt_count, created_at FROM deliveries
+    WHERE webhook_id = lanes.webhook_id AND finished_at IS NULL AND next_attempt_at <= ?
+    ORDER BY next_attempt_at, id LIMIT asked.most + 1
+) AS due ON true
+LEFT JOIN LATERAL (
+    SELECT body, hop FROM events WHERE group_id = due.group_id AND id = due.event_id LIMIT 1
+) AS events ON true
+LEFT JOIN LATERAL (
+    SELECT next_attempt_at FROM deliveries
+    WHERE webhook_id = lanes.webhook_id AND finished_at IS NULL AND next_attempt_at > ?
+    ORDER BY next_attempt_at LIMIT 1
+) AS later ON true
+ORDER BY lanes.webhook_id, due.next_attempt_at, due.id
+"""
+# As `sql_lanes.RELEASE` and `HAND_BACK`, for many lanes at once, locked in the order of their ids. Deliveries are seen
+# as of the statement's start, lanes as of their lock: a poke in between fails the comparison, one after it makes the
+# lane due again.
+RELEASE_LANES = f"""
+WITH locked AS (
+    SELECT lanes.webhook_id, asked.pokes IS NULL AS as_due FROM lanes
+    JOIN unnest(?::text[], ?::bigint[], ?::bigint[]) AS asked (webhook_id, token, pokes)
+        ON lanes.webhook_id = asked.webhook_id
+    WHERE lanes.token = asked.token AND (asked.pokes IS NULL OR lanes.pokes = asked.pokes)
+    ORDER BY lanes.webhook_id FOR NO KEY UPDATE OF lanes
+)
+UPDATE lanes SET owner = '', lease_until = 0, due_at = CASE WHEN locked.as_due THEN due_at ELSE coalesce(
+    (SELECT next_attempt_at FROM deliveries WHERE webhook_id = lanes.webhook_id AND finished_at IS NULL
+     ORDER BY next_attempt_at LIMIT 1), {NEVER_MS}) END
+FROM locked WHERE lanes.webhook_id = locked.webhook_id RETURNING lanes.webhook_id
+"""
+
+
+class PostgresLanes(SqlLanes):
+    """Implements reading and releasing of `ports.LaneStore`."""
+
+    async def read_lanes(self, limits: Mapping[str, int], *, now: datetime) -> Mapping[str, LaneRead]:
+        return await self._database.read_lanes(_read_lanes(limits, to_ms(now)))
+
+    async def release_lanes(self, releases: Sequence[Release]) -> set[str]:
+        if not releases:
+            return set()
+        asked = sorted({each.webhook_id: each for each in releases}.values(), key=lambda each: each.webhook_id)
+        columns = zip(*((each.webhook_id, each.token, each.pokes) for each in asked), strict=True)
+        rows = await self._database.write_lanes(rows_of(RELEASE_LANES, *columns))
+        return {webhook_id for (webhook_id,) in rows}
+
+
+def rows_of(sql: str, *params: object) -> Script[Sequence[Row]]:
+    """Ask for the rows of one statement."""
+    rows: Sequence[Row] = yield fetch(sql, params)
+    return rows
+
+
+def _read_lanes(limits: Mapping[str, int], now: int) -> Script[Mapping[str, LaneRead]]:
+    rows = yield fetch(READ_LANES, (list(limits), list(limits.values()), now, now))
+    lanes: dict[str, list[Row]] = {}
+    for row in rows:
+        lanes.setdefault(row[0], []).append(row)
+    return {webhook_id: _lane_read(its_rows) for webhook_id, its_rows in lanes.items()}
+
+
+def _lane_read(rows: Sequence[Row]) -> LaneRead:
+    _, token, pokes, most, later, *_ = rows[0]
+    due = [row for row in rows if row[5] is not None]
+    next_due_at = due[most][5] if len(due) > most else later
+    return LaneRead(token, pokes, [queued_from(row[6:]) for row in due[:most]], from_ms_or_none(next_due_at))

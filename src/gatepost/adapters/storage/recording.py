@@ -1,0 +1,23 @@
+"""What every store does with an attempt that it cannot hold."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from gatepost.domain.deliveries import ErrorClass, Unreachable
+from gatepost.ports import Settled
+
+
+def without_response(settled: Settled) -> Settled:
+    """Return an attempt that the store can hold in any case; what it means for the delivery stays."""
+    code = settled.progress.last_status_code
+    bare = replace(
+        settled.attempt,
+        outcome=Unreachable(ErrorClass.INTERNAL_ERROR, "the store could not hold the response"),
+        duration=min(max(settled.attempt.duration, timedelta(0)), timedelta(days=1)),
+    )
+    holds = code is None or 0 <= code < 2**31
+    return replace(
+        settled,
+        attempt=bare,
+        progress=settled.progress if holds else replace(settled.progress, last_status_code=None),
+    )

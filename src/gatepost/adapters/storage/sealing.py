@@ -1,0 +1,39 @@
+"""The parts of a webhook that are sealed at rest: what is sent with each request, and what signs it."""
+
+import json
+from typing import Any
+
+from gatepost.adapters.secretbox import SecretBox
+from gatepost.adapters.storage.rows import from_ms_or_none, to_ms_or_none
+from gatepost.domain.webhooks import Secret, Webhook
+
+
+def sealed_headers(box: SecretBox, webhook: Webhook) -> str:
+    return _seal(box, webhook.headers, _place("headers", webhook.id, webhook.group_id))
+
+
+def sealed_secrets(box: SecretBox, webhook: Webhook) -> str:
+    secrets = [(secret.value, to_ms_or_none(secret.expires_at)) for secret in webhook.secrets]
+    return _seal(box, secrets, _place("secrets", webhook.id, webhook.group_id))
+
+
+def headers_from(box: SecretBox, sealed: str, webhook_id: str, group_id: str) -> tuple[tuple[str, str], ...]:
+    headers = _unseal(box, sealed, _place("headers", webhook_id, group_id))
+    return tuple((name, value) for name, value in headers)
+
+
+def secrets_from(box: SecretBox, sealed: str, webhook_id: str, group_id: str) -> tuple[Secret, ...]:
+    secrets = _unseal(box, sealed, _place("secrets", webhook_id, group_id))
+    return tuple(Secret(value, from_ms_or_none(expires_at)) for value, expires_at in secrets)
+
+
+def _place(column: str, webhook_id: str, group_id: str) -> tuple[str, ...]:
+    return ("webhooks", column, webhook_id, group_id)
+
+
+def _seal(box: SecretBox, value: Any, place: tuple[str, ...]) -> str:
+    return box.seal(json.dumps(value).encode(), place)
+
+
+def _unseal(box: SecretBox, sealed: str, place: tuple[str, ...]) -> Any:
+    return json.loads(box.open(sealed, place))
