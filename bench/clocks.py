@@ -1,6 +1,6 @@
 """Deliver from workers whose clocks are half a minute apart, and count what is sent twice.
 
-    python bench/clocks.py --store postgres-18 --deliveries 10000
+    python -m bench.clocks --store postgres-18 --deliveries 10000
 
 Run from a checkout, on the servers of the tests. It is the scenario of `tests/integration/test_engine_sharing.py`:
 engines with handles of their own on one store, on machines a whole lease apart; half-way one clock is set back by two
@@ -18,8 +18,6 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the scenario is the tests'
 
 from tests.contract.backends import BACKENDS
 from tests.integration.fleets import Fleet, deliver_on_wrong_clocks, fleet_on

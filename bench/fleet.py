@@ -1,7 +1,7 @@
 """Kill workers at random and restart the database while tasks are created, and account for every delivery.
 
-    python bench/fleet.py --store postgres --events 20000 --workers 4 --apis 2 --restarts 2
-    python bench/fleet.py --store mongodb --events 2000
+    python -m bench.fleet --store postgres --events 20000 --workers 4 --apis 2 --restarts 2
+    python -m bench.fleet --store mongodb --events 2000
 
 Run from a checkout: `postgres` and `mongodb` start a server of their own, as the tests do; a URL names an empty
 database. An event counts as acknowledged on 2xx only, and nothing is asked twice. Prints a JSON report and exits 1
@@ -25,10 +25,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fleet_account import Account, Disturbance, Events
-from fleet_processes import Caller, Installation, callers
-from fleet_receiver import Receiver
-from fleet_stores import StoreServer, store_named
+from bench.fleet_account import Account, Disturbance, Events
+from bench.fleet_processes import Caller, Installation, callers
+from bench.fleet_receiver import Receiver
+from bench.fleet_stores import StoreServer, store_named
 
 CALLERS = 8
 WEBHOOKS_OF_GROUP = 2  # so that a commit has more than one delivery

@@ -18,8 +18,8 @@ from itertools import pairwise
 from statistics import quantiles
 from typing import Any
 
-from fleet_receiver import Arrival
-from fleet_stores import Stored
+from bench.fleet_receiver import Arrival
+from bench.fleet_stores import Stored
 
 KILL_SLACK_SECONDS = 0.5
 UNRECORDED_SECONDS = 1.0  # the longest that an answer may wait for its commit while the database is there

@@ -24,7 +24,7 @@ ANSWERS_WITHIN_SECONDS = 30
 STOPS_WITHIN_SECONDS = 60
 
 
-class Gatepost:
+class Process:
     """A command that may die at any moment; what it logs is kept."""
 
     def __init__(self, settings: Mapping[str, str], log: Path, *arguments: str) -> None:
@@ -67,7 +67,7 @@ class Installation:
             "GATEPOST_LOG_LEVEL": "warning",
             "GATEPOST_LOG_FORMAT": "json",
         }
-        self.workers: list[Gatepost] = []
+        self.workers: list[Process] = []
         self.apis: list[Api] = []
         command = [sys.executable, "-m", "gatepost", "migrate"]
         subprocess.run(command, env={**os.environ, **self._settings}, check=True, capture_output=True)
@@ -81,7 +81,7 @@ class Installation:
         for number in range(apis):
             self.apis.append(Api(self._settings, self._log("api", number)))
         for number in range(workers):
-            self.workers.append(Gatepost(self._settings, self._log("worker", number), "worker"))
+            self.workers.append(Process(self._settings, self._log("worker", number), "worker"))
         for api in self.apis:
             await api.until_ready()
 
@@ -114,7 +114,7 @@ def _event(line: str) -> str:
         return line
 
 
-class Api(Gatepost):
+class Api(Process):
     """`gatepost serve` without an engine."""
 
     def __init__(self, settings: Mapping[str, str], log: Path) -> None:

@@ -3,10 +3,7 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' servers are started here as well
 
 from tests.postgres_servers import PostgresServer, binaries
 from tests.standin import StandIn

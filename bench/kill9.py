@@ -1,6 +1,6 @@
 """Kill `gatepost serve` again and again while tasks are created, and account for every event.
 
-    python bench/kill9.py --events 2000 --kills 20
+    python -m bench.kill9 --events 2000 --kills 20
 
 Prints a JSON report and exits 1 unless every acknowledged event arrived, nothing arrived that is not in the store, each
 event always came under one `webhook-id`, and every restart delivered in time.

@@ -1,6 +1,6 @@
 """One worker's drain on PostgreSQL: beside the same worker on SQLite, and from few webhooks to many.
 
-    python bench/postgres.py --deliveries 20000 --rounds 3
+    python -m bench.postgres --deliveries 20000 --rounds 3
 
 A PostgreSQL server of its own, durable as it comes, in a process tree of its own; its CPU is all of that tree's.
 """
@@ -14,8 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' server is started here as well
 
 import asyncpg
 from tests.postgres_servers import PostgresServer, binaries

@@ -1,6 +1,6 @@
 """CPU per request of the sender alone: signed 1 KiB POSTs to one receiver process, keep-alive, 50 in flight.
 
-python bench/sender.py --requests 30000 --in-flight 50 --repeats 3
+python -m bench.sender --requests 30000 --in-flight 50 --repeats 3
 """
 
 import argparse

@@ -10,7 +10,7 @@ import pytest
 from tests import postgres_servers, standin
 from tests.tools import missing
 
-BENCH = Path(__file__).parents[2] / "bench" / "fleet.py"
+CHECKOUT = Path(__file__).parents[2]
 NOTHING_OF = ("lost", "unfinished", "phantom", "inconsistent", "deliveredWithoutArrival", "ofOtherBytes", "bugs")
 
 
@@ -46,7 +46,12 @@ def assert_accounted_for(report: dict[str, Any], *, events: int) -> None:
 def fleet(*arguments: str) -> dict[str, Any]:
     sizes = ("--workers", "2", "--apis", "1", "--webhooks", "6", "--lease", "2", "--kill-every", "0.7")
     done = subprocess.run(
-        [sys.executable, str(BENCH), *sizes, *arguments], capture_output=True, text=True, check=False, timeout=100
+        [sys.executable, "-m", "bench.fleet", *sizes, *arguments],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
     )
     assert done.stdout, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)

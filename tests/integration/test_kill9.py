@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-BENCH = Path(__file__).parents[2] / "bench" / "kill9.py"
+CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.mark.timeout(110)
 def test_every_acknowledged_event_arrives_whatever_is_killed() -> None:
     done = subprocess.run(
-        [sys.executable, str(BENCH), "--events", "240", "--kills", "4"],
+        [sys.executable, "-m", "bench.kill9", "--events", "240", "--kills", "4"],
+        cwd=CHECKOUT,
         capture_output=True,
         text=True,
         check=False,
