@@ -171,13 +171,7 @@ class _NoEngine:
     def stop(self) -> None:
         self._stopped.set()
 
-    def hand_over(self, deliveries: Sequence[QueuedDelivery]) -> set[str]:
-        return {delivery.webhook_id for delivery in deliveries}
-
     def webhook_changed(self, webhook_id: str) -> None:
-        pass
-
-    def poked(self, webhook_ids: Sequence[str]) -> None:
         pass
 
 

@@ -385,11 +385,5 @@ class TimeSource(Protocol):
 class EngineHints(Protocol):
     """What the rest of the process may tell the engine, to save it a look. Correctness never rests on it."""
 
-    def hand_over(self, deliveries: Sequence[QueuedDelivery]) -> set[str]:
-        """Take deliveries that have just been committed; return the webhooks whose lanes took none."""
-
     def webhook_changed(self, webhook_id: str) -> None:
         """Read a webhook's configuration again before anything more is sent to it."""
-
-    def poked(self, webhook_ids: Sequence[str]) -> None:
-        """Look at the deliveries of these webhooks; without any, at all. Other processes have committed some."""

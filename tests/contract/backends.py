@@ -2,24 +2,27 @@
 
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from tests import postgres_servers, standin
+from tests.builders import GROUP_ID, make_group
+from tests.tools import missing
 
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.ports import AccountStore, DeliveryLog, LaneStore, TaskStore, WebhookStore
 
 SECRET_KEY = bytes(range(32))
+NEVER_MS = 253_402_300_799_999  # the end of the year 9999
 
 
 class Store(AccountStore, TaskStore, WebhookStore, DeliveryLog, LaneStore, Protocol):
     """One handle on a store, as one process has it."""
 
-    on_queued: Callable[[list[QueuedDelivery]], None]
+    on_queued: Callable[[Sequence[QueuedDelivery]], set[str]]
 
     async def close(self) -> None: ...
 
@@ -39,6 +42,14 @@ class Backend(ABC):
     def missing(cls) -> str | None:
         """Say what is missing to run on this backend; None when it can run."""
         return None
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Return the store's URL, as the settings take it."""
+
+    async def make(self) -> None:  # noqa: B027  # most have nothing to make
+        """Make what has to be there before a store can be migrated."""
 
     async def open(self) -> Store:
         store = await self._open()
@@ -78,6 +89,10 @@ class SqliteBackend(Backend):
         return await SqliteStore.open(self._path, box=SecretBox(SECRET_KEY), on_death=self.deaths.append)
 
     @property
+    def url(self) -> str:
+        return f"sqlite:///{self._path}"
+
+    @property
     def _path(self) -> Path:
         return self.folder / "gatepost.db"
 
@@ -85,9 +100,8 @@ class SqliteBackend(Backend):
         return b"".join(path.read_bytes() for path in sorted(self.folder.rglob("*")) if path.is_file())
 
     async def lose_hint(self, webhook_id: str) -> None:
-        never = 253_402_300_799_999  # milliseconds, the end of the year 9999
         with closing(sqlite3.connect(self._path, timeout=10)) as connection, connection:
-            connection.execute("UPDATE lanes SET due_at = ? WHERE webhook_id = ?", (never, webhook_id))
+            connection.execute("UPDATE lanes SET due_at = ? WHERE webhook_id = ?", (NEVER_MS, webhook_id))
 
 
 class PostgresBackend(Backend):
@@ -126,7 +140,7 @@ class PostgresBackend(Backend):
 
     async def lose_hint(self, webhook_id: str) -> None:
         async with self.connected() as connection:
-            await connection.execute("UPDATE lanes SET due_at = 253402300799999 WHERE webhook_id = $1", webhook_id)
+            await connection.execute(f"UPDATE lanes SET due_at = {NEVER_MS} WHERE webhook_id = $1", webhook_id)
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Any]:
@@ -181,9 +195,23 @@ class MongoBackend(Backend):
 
         async with AsyncMongoClient(self.url) as client:
             lanes = client.get_default_database()["lanes"]
-            await lanes.update_one({"_id": webhook_id}, {"$set": {"due_at": 253402300799999}})
+            await lanes.update_one({"_id": webhook_id}, {"$set": {"due_at": NEVER_MS}})
 
 
 BACKENDS: dict[str, type[Backend]] = {
     backend.name: backend for backend in (SqliteBackend, Postgres15Backend, Postgres18Backend, MongoBackend)
 }
+
+
+@asynccontextmanager
+async def data_on(name: str, folder: Path) -> AsyncIterator[Backend]:
+    """Give the data of one test, empty but for the group that the builders use; skip or fail where it cannot be had."""
+    if reason := BACKENDS[name].missing():
+        missing(reason)
+    backend = BACKENDS[name](folder)
+    try:
+        first = await backend.open()
+        await first.add_group(make_group(id=GROUP_ID, name="the group of the builders"))
+        yield backend
+    finally:
+        await backend.close()

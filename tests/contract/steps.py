@@ -1,7 +1,7 @@
 """What contract tests do before they get to their point. Each step asserts that it went well."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -143,6 +143,16 @@ async def detail(store: Store, delivery: Delivery | QueuedDelivery) -> DeliveryD
     found = await store.delivery(delivery.group_id, delivery.webhook_id, delivery.id)
     assert found is not None
     return found
+
+
+def taking(handed: list[QueuedDelivery]) -> Callable[[Sequence[QueuedDelivery]], set[str]]:
+    """Return what takes all deliveries that it is handed, as an engine that holds every lane does."""
+
+    def take(queued: Sequence[QueuedDelivery]) -> set[str]:
+        handed.extend(queued)
+        return set()
+
+    return take
 
 
 def ids(items: Sequence[Any]) -> list[str]:

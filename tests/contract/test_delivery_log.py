@@ -34,6 +34,7 @@ from tests.contract.steps import (
     record,
     record_settled,
     save,
+    taking,
 )
 from tests.fakes import NOW
 
@@ -216,7 +217,7 @@ async def test_every_outcome_comes_back_as_it_was(store: Store, outcome: Outcome
 async def test_a_replay_is_written_poked_and_handed_over(store: Store) -> None:
     webhook, original = await delivered(store)
     handed: list[QueuedDelivery] = []
-    store.on_queued = handed.extend
+    store.on_queued = taking(handed)
     replay = replayed(original, new_id("dlv"), max_attempts=3, now=ATTEMPTED_AT)
 
     saved = await store.add_replay(GROUP_ID, replay)
@@ -264,7 +265,7 @@ async def test_a_replay_raises_the_poke_counter_of_a_lane_that_is_leased(store: 
 async def test_a_replay_of_an_event_that_is_gone_is_stale_and_leaves_nothing(store: Store) -> None:
     webhook = await add_webhook(store)
     handed: list[QueuedDelivery] = []
-    store.on_queued = handed.extend
+    store.on_queued = taking(handed)
     before = await pokes_of(store, webhook.id)
     replay = replayed(make_delivery(make_event(), webhook), new_id("dlv"), max_attempts=3, now=NOW)
 
@@ -296,7 +297,7 @@ async def test_a_test_send_is_logged_with_its_event_and_its_one_attempt(store: S
 async def test_a_test_send_is_over_and_never_queued(store: Store) -> None:
     webhook = await add_webhook(store)
     handed: list[QueuedDelivery] = []
-    store.on_queued = handed.extend
+    store.on_queued = taking(handed)
     before = await pokes_of(store, webhook.id)
     event = make_event(event="webhook.test", tasks=())
 

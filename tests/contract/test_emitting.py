@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from dataclasses import astuple, replace
 from datetime import timedelta
 
@@ -29,6 +30,7 @@ from tests.contract.steps import (
     pokes_of,
     read,
     save,
+    taking,
 )
 from tests.fakes import NOW
 
@@ -199,7 +201,7 @@ async def test_a_store_that_was_closed_says_that_it_cannot_be_reached(backend: B
 
 async def test_exactly_the_committed_deliveries_are_handed_over_before_the_caller_goes_on(store: Store) -> None:
     handed: list[QueuedDelivery] = []
-    store.on_queued = handed.extend
+    store.on_queued = taking(handed)
     webhooks = [await add_webhook(store) for _ in range(3)]
     change = make_task_change()
     deliveries = [make_delivery(change.event, webhook) for webhook in webhooks[:2]]
@@ -215,8 +217,9 @@ async def test_what_is_handed_over_is_committed_already(store: Store, other_stor
     webhook = await add_webhook(store)
     seen: list[asyncio.Task[object]] = []
 
-    def look(handed: list[QueuedDelivery]) -> None:
+    def look(handed: Sequence[QueuedDelivery]) -> set[str]:
         seen.extend(asyncio.ensure_future(other_store.delivery(GROUP_ID, each.webhook_id, each.id)) for each in handed)
+        return set()
 
     store.on_queued = look
 
@@ -229,7 +232,12 @@ async def test_what_is_handed_over_is_committed_already(store: Store, other_stor
 async def test_the_hand_over_happens_on_the_thread_of_the_caller(store: Store) -> None:
     webhook = await add_webhook(store)
     threads: list[int] = []
-    store.on_queued = lambda handed: threads.append(threading.get_ident())
+
+    def note(_: Sequence[QueuedDelivery]) -> set[str]:
+        threads.append(threading.get_ident())
+        return set()
+
+    store.on_queued = note
 
     await emit_one(store, webhook)
 
@@ -241,7 +249,7 @@ async def test_nothing_is_handed_over_of_a_change_that_was_not_written(store: St
     webhook = await add_webhook(store)
     task = await add_task(store)
     handed: list[QueuedDelivery] = []
-    store.on_queued = handed.extend
+    store.on_queued = taking(handed)
     stale = tasks.start(replace(task, version=2), make_occasion())
     moved = make_task_change()
 
@@ -256,7 +264,7 @@ async def test_nothing_is_handed_over_of_a_change_that_was_not_written(store: St
 
 async def test_other_processes_are_handed_nothing(store: Store, other_store: Store) -> None:
     handed: list[QueuedDelivery] = []
-    other_store.on_queued = handed.extend
+    other_store.on_queued = taking(handed)
 
     await emit_one(store, await add_webhook(store))
 
@@ -320,8 +328,8 @@ async def test_a_change_that_was_not_written_pokes_nothing(store: Store, outcome
 async def test_many_changes_at_once_are_each_written_poked_and_handed_over(store: Store, other_store: Store) -> None:
     webhooks = [await add_webhook(store) for _ in range(4)]
     handed: list[QueuedDelivery] = []
-    store.on_queued = handed.extend
-    other_store.on_queued = handed.extend
+    store.on_queued = taking(handed)
+    other_store.on_queued = taking(handed)
 
     emitted = await asyncio.gather(*(emit_one([store, other_store][n % 2], webhooks[n % 4]) for n in range(40)))
 

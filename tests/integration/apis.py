@@ -1,6 +1,6 @@
 """The HTTP API in this process, over a real SQLite store; the engine is off, so that what is queued stays queued."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -16,7 +16,6 @@ from gatepost.adapters.sender import CurlSender
 from gatepost.adapters.storage.sqlite import SqliteStore
 from gatepost.adapters.system import SystemClock
 from gatepost.api.app import Services, create_app
-from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.groups import Group, Role
 from gatepost.domain.network import TargetPolicy
 from gatepost.ports import Clock, Sender
@@ -34,10 +33,6 @@ class Hints:
 
     def __init__(self) -> None:
         self.changed: list[str] = []
-        self.handed_over: list[QueuedDelivery] = []
-
-    def hand_over(self, deliveries: Sequence[QueuedDelivery]) -> None:
-        self.handed_over.extend(deliveries)
 
     def webhook_changed(self, webhook_id: str) -> None:
         self.changed.append(webhook_id)

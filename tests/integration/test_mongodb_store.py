@@ -49,6 +49,7 @@ from tests.contract.steps import (
     record_settled,
     release,
     save,
+    taking,
 )
 from tests.fakes import NOW
 from tests.integration.taps import Asking, Broken, Tap
@@ -128,7 +129,7 @@ async def test_wherever_its_process_dies_a_change_is_there_whole_and_once(
         change = tasks.start(change.task, make_occasion())
     deliveries = [make_delivery(change.event, webhook) for webhook in webhooks]
     handed: list[QueuedDelivery] = []
-    store.on_queued = handed.extend
+    store.on_queued = taking(handed)
     Tap(store).die_at(number, is_done_first=is_done_first)
     is_committed = number > 1 or is_done_first
 
@@ -231,7 +232,7 @@ async def test_a_change_is_refused_when_too_much_waits_and_taken_once_it_is_pass
 async def test_what_was_sent_and_recorded_meanwhile_is_not_handed_over(store: Store) -> None:
     webhook, lane, *_ = await leased_with_one(store)
     handed: list[QueuedDelivery] = []
-    store.on_queued = handed.extend
+    store.on_queued = taking(handed)
 
     async with Tap(store).stopped_before("lanes.bulk_write", emit_one(store, webhook)) as emitting:
         for queued in (await read(store, webhook)).deliveries:
@@ -244,7 +245,7 @@ async def test_what_was_sent_and_recorded_meanwhile_is_not_handed_over(store: St
 async def test_of_a_lane_that_was_leased_meanwhile_nothing_is_handed_over(store: Store, other_store: Store) -> None:
     webhook, *_ = await leased_with_one(other_store)
     handed: list[QueuedDelivery] = []
-    store.on_queued = handed.extend
+    store.on_queued = taking(handed)
 
     async with Tap(store).stopped_before("lanes.bulk_write", emit_one(store, webhook)):
         theirs = await lease_one(other_store, webhook, EVE, now=NOW + HOUR)
@@ -259,7 +260,7 @@ async def test_a_replay_that_was_sent_meanwhile_is_not_handed_over(store: Store)
     webhook, lane, delivery, queued = await leased_with_one(store)
     await record(store, lane, queued, accepted())
     handed: list[QueuedDelivery] = []
-    store.on_queued = handed.extend
+    store.on_queued = taking(handed)
     replay = replayed(delivery, new_id("dlv"), max_attempts=3, now=NOW)
 
     async with Tap(store).stopped_before("lanes.bulk_write", store.add_replay(GROUP_ID, replay)):

@@ -25,6 +25,7 @@ from tests.contract.steps import (
     record,
     release,
     save,
+    taking,
 )
 from tests.fakes import NOW, FakeClock, NumberedChance
 from tests.integration.postgres_rigs import SlowAnswers, ask, changing, postgres_database, until_waiting
@@ -204,7 +205,7 @@ async def test_what_was_recorded_before_its_commit_was_answered_is_not_handed_ov
     await emit_one(ada, webhook)
     lane = await lease_one(ada, webhook)
     handed: list[QueuedDelivery] = []
-    ada.on_queued = handed.extend
+    ada.on_queued = taking(handed)
     if not rule:
         monkeypatch.setattr("gatepost.adapters.storage.handing_over.HandOver.recorded", lambda *_: None)
     answers = SlowAnswers(monkeypatch)
@@ -225,7 +226,7 @@ async def test_of_a_lane_that_was_leased_before_the_commit_was_answered_nothing_
 ) -> None:
     webhook, *_ = await leased_with_one(eve)
     handed: list[QueuedDelivery] = []
-    ada.on_queued = handed.extend
+    ada.on_queued = taking(handed)
     if not rule:
         monkeypatch.setattr("gatepost.adapters.storage.handing_over.HandOver.leased", lambda *_: None)
     answers = SlowAnswers(monkeypatch)
@@ -247,7 +248,7 @@ async def test_what_was_not_recorded_yet_is_handed_over_when_its_commit_is_answe
 ) -> None:
     webhook = await add_webhook(ada)
     handed: list[QueuedDelivery] = []
-    ada.on_queued = handed.extend
+    ada.on_queued = taking(handed)
     answers = SlowAnswers(monkeypatch)
 
     emitting = asyncio.create_task(emit_one(ada, webhook))

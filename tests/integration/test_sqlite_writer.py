@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import structlog.testing
 from tests.builders import GROUP_ID, make_delivery, make_group, make_queued, make_task_change, make_webhook, new_id
+from tests.contract.steps import taking
 from tests.fakes import NOW, FakeClock
 
 from gatepost.adapters.secretbox import SecretBox
@@ -317,7 +318,7 @@ async def test_a_failing_hand_over_leaves_nobody_waiting(database: Threads) -> N
 async def test_a_change_written_again_is_not_handed_over_again(tmp_path: Path) -> None:
     handed: list[QueuedDelivery] = []
     store = await opened(tmp_path / "gatepost.db")
-    store.on_queued = handed.extend
+    store.on_queued = taking(handed)
     webhook, change = make_webhook(), make_task_change()
     await store.add_group(make_group(id=GROUP_ID))
     await store.add_webhook(GROUP_ID, webhook, quota=1)

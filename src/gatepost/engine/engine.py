@@ -122,7 +122,7 @@ class Engine:
     # --- hints -----------------------------------------------------------------------------------------------
 
     def hand_over(self, deliveries: Sequence[QueuedDelivery]) -> set[str]:
-        """Take deliveries just committed into the lanes we hold; the rest are a reason to lease."""
+        """Take deliveries just committed into the lanes we hold; return the webhooks whose lanes took none."""
         refused = set()
         for delivery in deliveries:
             lane = self._lanes.get(delivery.webhook_id)

@@ -54,8 +54,7 @@ class _Emission:
         self.left: set[str] = set()
 
     def hand_over(self, on_queued: Callable[[Sequence[QueuedDelivery]], set[str]]) -> set[str]:
-        refused = on_queued(list(self.waiting.values())) if self.waiting else None
-        return self.left | (refused or set())
+        return self.left | (on_queued(list(self.waiting.values())) if self.waiting else set())
 
 
 def _take_none(queued: Sequence[QueuedDelivery]) -> set[str]:
