@@ -7,21 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from tests.builders import make_group
-from tests.contract.backends import Postgres18Backend
-from tests.tools import missing
+from tests.contract.backends import Postgres18Backend, data_on
 
 
 @asynccontextmanager
 async def postgres_database(folder: Path) -> AsyncIterator[Postgres18Backend]:
     """Give an empty database of this version's schema, with the group that the builders use."""
-    if reason := Postgres18Backend.missing():
-        missing(reason)
-    backend = Postgres18Backend(folder)
-    first = await backend.open()
-    await first.add_group(make_group(id="grp_" + "0" * 12 + "70008" + "0" * 15))
-    yield backend
-    await backend.close()
+    async with data_on(Postgres18Backend.name, folder) as backend:
+        assert isinstance(backend, Postgres18Backend)
+        yield backend
 
 
 @asynccontextmanager
