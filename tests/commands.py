@@ -13,6 +13,7 @@ from typing import IO, Any
 
 ENTRY_POINT = Path(sys.executable).with_name("gatepost")
 PATIENCE_SECONDS = 60.0
+KEY_OPTIONS = ("--group", "Team", "--create-group", "--role", "admin", "--json")
 
 
 def run(
@@ -113,8 +114,11 @@ def server(folder: Path, *, environment: Mapping[str, str] | None = None) -> Ite
     }
     with running("serve", environment=settings) as process:
         url = json.loads(process.until("server.started", stream="stderr"))["url"]
-        made = run(
-            "key", "create", "--group", "Team", "--create-group", "--role", "admin", "--json", environment=settings
-        )
-        assert made.returncode == 0, made.stderr
-        yield Server(store, process, url, json.loads(made.stdout)["key"])
+        yield Server(store, process, url, admin_key(settings))
+
+
+def admin_key(settings: Mapping[str, str]) -> str:
+    """Make a key of a group of its own."""
+    made = run("key", "create", *KEY_OPTIONS, environment=settings)
+    assert made.returncode == 0, made.stderr
+    return str(json.loads(made.stdout)["key"])

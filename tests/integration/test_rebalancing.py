@@ -1,32 +1,27 @@
 """Workers as processes of their own on PostgreSQL share busy lanes, whoever comes and whoever dies."""
 
 import asyncio
-import base64
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-import asyncpg
 import pytest
-from tests import postgres_servers
-from tests.builders import make_delivery, make_group, make_task_change, make_webhook
-from tests.commands import Running, running
+from tests.builders import GROUP_ID, make_delivery, make_task_change, make_webhook
+from tests.commands import Running
+from tests.contract.backends import Store
+from tests.installations import settings_on, working
+from tests.integration.postgres_rigs import postgres_database
 from tests.receivers import Receiver, status
-from tests.tools import missing
 
-from gatepost.adapters.secretbox import SecretBox
-from gatepost.adapters.storage.postgres import PostgresStore
 from gatepost.ports import Saved
 
-VERSION = 18
 LANES = 200
 WORKERS = 4
 LEASE_SECONDS = 2.0
 ANSWERED_AFTER_SECONDS = 1.0
 BUSY_FOR_SECONDS = 25
-KEY = bytes(range(32))
 
 
 class Shared:
@@ -35,16 +30,11 @@ class Shared:
     def __init__(self, url: str, connection: Any, stack: ExitStack) -> None:
         self._connection = connection
         self._stack = stack
-        self._settings = {
-            "GATEPOST_STORE": url,
-            "GATEPOST_SECRET_KEY": base64.b64encode(KEY).decode(),
-            "GATEPOST_ALLOWED_TARGET_NETWORKS": "127.0.0.0/8",
-            "GATEPOST_LEASE_SECONDS": str(LEASE_SECONDS),
-            "GATEPOST_LOG_LEVEL": "error",  # nobody reads it
-        }
+        # Nobody reads what they log.
+        self._settings = settings_on(url, lease_seconds=LEASE_SECONDS, GATEPOST_LOG_LEVEL="error")
 
     def start(self) -> Running:
-        return self._stack.enter_context(running("worker", environment=self._settings))
+        return self._stack.enter_context(working(self._settings))
 
     async def joined(self, count: int) -> set[str]:
         """Return the workers once there are so many."""
@@ -69,46 +59,35 @@ class Shared:
 
 
 @asynccontextmanager
-async def shared(receiver: Receiver) -> AsyncIterator[Shared]:
-    schema = f"shared_{uuid4().hex}"
-    url = f"{postgres_servers.url(VERSION)}&search_path={schema}"
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(f"CREATE SCHEMA {schema}")
-        await PostgresStore.migrate(url, box=SecretBox(KEY))
-        await keep_lanes_busy(url, receiver.url)
+async def shared(folder: Path, receiver: Receiver) -> AsyncIterator[Shared]:
+    async with postgres_database(folder) as backend, backend.connected() as connection:
+        await keep_lanes_busy(await backend.open(), receiver.url)
         with ExitStack() as stack:
-            yield Shared(url, connection, stack)
-    finally:
-        await connection.close()
+            yield Shared(backend.url, connection, stack)
 
 
-async def keep_lanes_busy(url: str, target: str) -> None:
+async def keep_lanes_busy(store: Store, target: str) -> None:
     """Give each lane one request after another to make."""
-    store = await PostgresStore.open(url, box=SecretBox(KEY))
-    group = make_group()
-    await store.add_group(group)
-    webhooks = [make_webhook(url=target, group_id=group.id, max_concurrency=1) for _ in range(LANES)]
-    added = await asyncio.gather(*(store.add_webhook(group.id, webhook, quota=LANES) for webhook in webhooks))
+    webhooks = [make_webhook(url=target, max_concurrency=1) for _ in range(LANES)]
+    added = await asyncio.gather(*(store.add_webhook(GROUP_ID, webhook, quota=LANES) for webhook in webhooks))
     assert set(added) == {Saved.DONE}
-    version = (await store.subscriptions(group.id)).version
+    version = (await store.subscriptions(GROUP_ID)).version
 
     async def emit() -> Saved:
-        change = make_task_change(group_id=group.id, at=datetime.now(UTC))
+        change = make_task_change(at=datetime.now(UTC))
         deliveries = [make_delivery(change.event, webhook) for webhook in webhooks]
-        return await store.save_change(group.id, change, deliveries, webhooks_version=version)
+        return await store.save_change(GROUP_ID, change, deliveries, webhooks_version=version)
 
     emitted = await asyncio.gather(*(emit() for _ in range(int(BUSY_FOR_SECONDS / ANSWERED_AFTER_SECONDS))))
     assert set(emitted) == {Saved.DONE}
-    await store.close()
 
 
 @pytest.mark.timeout(90)
-async def test_two_leases_after_a_join_or_a_death_no_worker_has_much_more_than_its_share(receiver: Receiver) -> None:
-    if lacking := postgres_servers.missing(VERSION):
-        missing(lacking)
+async def test_two_leases_after_a_join_or_a_death_no_worker_has_much_more_than_its_share(
+    tmp_path: Path, receiver: Receiver
+) -> None:
     receiver.answer(status(200, delay_seconds=ANSWERED_AFTER_SECONDS))
-    async with shared(receiver) as fleet:
+    async with shared(tmp_path, receiver) as fleet:
         first = fleet.start()
         [its_name] = await fleet.joined(1)
         while await fleet.held() != {its_name: LANES}:  # noqa: ASYNC110  # another process does it

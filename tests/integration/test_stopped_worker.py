@@ -1,23 +1,20 @@
 """Processes on PostgreSQL that lose time or the database: a worker that is stopped, a server that goes away."""
 
 import asyncio
-import base64
 import json
 import signal
-import socket
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 from tests import postgres_servers
-from tests.commands import Running, Server, run, running
+from tests.commands import Server
+from tests.installations import migrate, serving, settings_on, working
 from tests.postgres_servers import PostgresServer, binaries
 from tests.receivers import Held, Receiver, status
 from tests.tools import missing
@@ -48,46 +45,9 @@ def server() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def settings(server: PostgresServer) -> Mapping[str, str]:
-    settings = {
-        "GATEPOST_STORE": server.url,
-        "GATEPOST_SECRET_KEY": base64.b64encode(bytes(32)).decode(),
-        "GATEPOST_ALLOWED_TARGET_NETWORKS": "127.0.0.0/8",
-        "GATEPOST_LEASE_SECONDS": str(LEASE_SECONDS),
-    }
-    migrated = run("migrate", environment=settings)
-    assert migrated.returncode == 0, migrated.stderr
+    settings = settings_on(server.url, lease_seconds=LEASE_SECONDS)
+    migrate(settings)
     return settings
-
-
-@contextmanager
-def serving(settings: Mapping[str, str], *, engine: str) -> Iterator[Server]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with running("serve", "--engine", engine, "--port", str(port), environment=settings) as process:
-        given = ("--group", "Team", "--create-group", "--role", "admin", "--json")
-        key = json.loads(run("key", "create", *given, environment=settings).stdout)["key"]
-        api = Server(Path("/nowhere"), process, f"http://127.0.0.1:{port}", key)
-        wait_until_ready(api)
-        yield api
-
-
-def wait_until_ready(api: Server) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            assert ask(api, "GET", "/health/ready")[0] == 200
-            return
-        except urllib.error.URLError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-
-@contextmanager
-def working(settings: Mapping[str, str]) -> Iterator[Running]:
-    with running("worker", environment=settings) as worker:
-        worker.until("worker.started", stream="stderr")
-        yield worker
 
 
 async def until(condition: Callable[[], Awaitable[Any]], *, within: float = PATIENCE_SECONDS) -> Any:

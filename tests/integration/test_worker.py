@@ -3,107 +3,45 @@
 import asyncio
 import base64
 import json
-import os
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Mapping
 from pathlib import Path
 
-import asyncpg
 import pytest
-from tests import postgres_servers, standin
-from tests.commands import PATIENCE_SECONDS, Running, Server, clean_environment, run, running
+from tests.commands import KEY_OPTIONS, PATIENCE_SECONDS, Running, Server, clean_environment, run, running
+from tests.contract.backends import BACKENDS
+from tests.installations import migrate, serving, settings_on, working
 from tests.receivers import Held, Receiver
-
-KEY_OPTIONS = ("--group", "Team", "--create-group", "--role", "admin", "--json")
-
-
-def sqlite(folder: Path) -> str:
-    return f"sqlite:///{folder}/gatepost.db"
+from tests.tools import missing
 
 
-def postgres(folder: Path) -> str:
-    """Make a schema of its own in the test server's database."""
-    schema = f"worker_{sha256(str(folder).encode()).hexdigest()[:16]}"
-
-    async def make() -> None:
-        connection = await asyncpg.connect(postgres_servers.url(15))
-        await connection.execute(f"CREATE SCHEMA {schema}")
-        await connection.close()
-
-    thread = threading.Thread(target=lambda: asyncio.run(make()))  # a test may have a loop of its own
-    thread.start()
-    thread.join()
-    return f"{postgres_servers.url(15)}&search_path={schema}"
-
-
-def mongodb(folder: Path) -> str:
-    return standin.url(f"worker_{sha256(str(folder).encode()).hexdigest()[:16]}")
-
-
-STORES: Mapping[str, Callable[[Path], str]] = {"sqlite": sqlite, "postgres": postgres, "mongodb": mongodb}
-MISSING: Mapping[str, Callable[[], str | None]] = {
-    "sqlite": lambda: None,
-    "postgres": lambda: postgres_servers.missing(15),
-    "mongodb": standin.missing,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Installation:
-    """A store that is ready to use, and the settings that every process on it has."""
-
-    settings: Mapping[str, str]
-
-    @contextmanager
-    def api(self) -> Iterator[Server]:
-        """Serve without an engine."""
-        with running("serve", "--engine", "off", "--port", "0", environment=self.settings) as process:
-            url = json.loads(process.until("server.started", stream="stderr"))["url"]
-            key = json.loads(run("key", "create", *KEY_OPTIONS, environment=self.settings).stdout)["key"]
-            yield Server(Path("/nowhere"), process, url, key)
-
-    @contextmanager
-    def worker(self, *arguments: str) -> Iterator[Running]:
-        with running("worker", *arguments, environment=self.settings) as process:
-            yield process
-
-
-@pytest.fixture(params=sorted(STORES))
-def unmigrated(request: pytest.FixtureRequest, tmp_path: Path) -> Installation:
-    if reason := MISSING[request.param]():
-        if os.environ.get("GATEPOST_REQUIRE_SERVERS") == "1":
-            pytest.fail(f"{reason}, and GATEPOST_REQUIRE_SERVERS=1 asks for it")
-        pytest.skip(reason)
-    return Installation(
-        {
-            "GATEPOST_STORE": STORES[request.param](tmp_path),
-            "GATEPOST_SECRET_KEY": base64.b64encode(bytes(32)).decode(),
-            "GATEPOST_ALLOWED_TARGET_NETWORKS": "127.0.0.0/8",
-            "GATEPOST_LEASE_SECONDS": "2",
-        }
-    )
+@pytest.fixture(params=["sqlite", "postgres-15", "mongodb"])
+async def unmigrated(request: pytest.FixtureRequest, tmp_path: Path) -> Mapping[str, str]:
+    """Give the settings of an installation whose store nobody has made ready yet."""
+    kind = BACKENDS[request.param]
+    if lacking := kind.missing():
+        missing(lacking)
+    backend = kind(tmp_path)
+    await backend.make()
+    return settings_on(backend.url)
 
 
 @pytest.fixture
-def installation(unmigrated: Installation) -> Installation:
-    migrated = run("migrate", environment=unmigrated.settings)
-    assert migrated.returncode == 0, migrated.stderr
+def settings(unmigrated: Mapping[str, str]) -> Mapping[str, str]:
+    """Give the settings of an installation that is ready to use."""
+    migrate(unmigrated)
     return unmigrated
 
 
-def test_a_worker_delivers_what_an_api_without_an_engine_has_taken(installation: Installation) -> None:
-    with installation.api() as api, running("listen", "--port", "0", "--json") as receiver:
+def test_a_worker_delivers_what_an_api_without_an_engine_has_taken(settings: Mapping[str, str]) -> None:
+    with serving(settings) as api, running("listen", "--port", "0", "--json") as receiver:
         api.webhook(url_of(receiver))
         trigger(api)
-        with installation.worker() as worker:
+        with working(settings) as worker:
             assert json.loads(receiver.until('"event"'))["event"] == "task.created"
             trigger(api)
             assert json.loads(receiver.until('"event"'))["event"] == "task.created"
@@ -112,26 +50,26 @@ def test_a_worker_delivers_what_an_api_without_an_engine_has_taken(installation:
         assert api.process.stop() == 0
 
 
-def test_a_killed_workers_lanes_are_taken_over_by_the_next(installation: Installation) -> None:
-    with installation.api() as api, running("listen", "--port", "0", "--json") as receiver:
+def test_a_killed_workers_lanes_are_taken_over_by_the_next(settings: Mapping[str, str]) -> None:
+    with serving(settings) as api, running("listen", "--port", "0", "--json") as receiver:
         api.webhook(url_of(receiver))
-        with installation.worker() as doomed:
+        with working(settings) as doomed:
             trigger(api)
             receiver.until('"event"')
             trigger(api)  # whether this one was sent when it died is anybody's guess
             doomed.process.kill()
             doomed.process.wait()
         trigger(api)
-        with installation.worker() as worker:
+        with working(settings) as worker:
             wait_until_delivered(api, 3)
             assert worker.stop() == 0
 
 
-async def test_a_worker_finishes_what_is_under_way_before_it_ends(installation: Installation) -> None:
+async def test_a_worker_finishes_what_is_under_way_before_it_ends(settings: Mapping[str, str]) -> None:
     async with Receiver() as receiver:
         held = Held()
         receiver.answer(held)
-        with installation.api() as api, installation.worker() as worker:
+        with serving(settings) as api, working(settings) as worker:
             await asyncio.to_thread(api.webhook, receiver.url)
             await asyncio.to_thread(trigger, api)
             await receiver.wait_for(1)
@@ -143,8 +81,8 @@ async def test_a_worker_finishes_what_is_under_way_before_it_ends(installation: 
             assert len(receiver.requests) == 1
 
 
-def test_a_worker_tells_how_it_is_as_the_api_does_and_nothing_else(installation: Installation) -> None:
-    with installation.api() as api, installation.worker("--http", "127.0.0.1:0") as worker:
+def test_a_worker_tells_how_it_is_as_the_api_does_and_nothing_else(settings: Mapping[str, str]) -> None:
+    with serving(settings) as api, working(settings, "--http", "127.0.0.1:0") as worker:
         url = json.loads(worker.until("worker.started", stream="stderr"))["url"]
         for path in ("/health/live", "/health/ready"):
             assert answer_of(url + path) == answer_of(api.url + path) == (200, "application/json", {"status": "ok"})
@@ -157,9 +95,10 @@ def test_a_worker_tells_how_it_is_as_the_api_does_and_nothing_else(installation:
 
 
 def test_a_worker_without_an_address_listens_nowhere_and_loads_no_web_framework(tmp_path: Path) -> None:
-    with running("worker", "--store", sqlite(tmp_path)) as worker:
+    store = f"sqlite:///{tmp_path}/gatepost.db"
+    with running("worker", "--store", store) as worker:
         started = json.loads(worker.until("worker.started", stream="stderr"))
-        assert (started["url"], started["store"]) == (None, sqlite(tmp_path))
+        assert (started["url"], started["store"]) == (None, store)
         assert listening_sockets(worker) == 0
         assert worker.stop() == 0
     script = """
@@ -171,7 +110,7 @@ print("fastapi" in sys.modules)
 """
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=clean_environment({"GATEPOST_STORE": sqlite(tmp_path)}),
+        env=clean_environment({"GATEPOST_STORE": store}),
         capture_output=True,
         text=True,
         check=False,
@@ -182,24 +121,26 @@ print("fastapi" in sys.modules)
 
 def test_a_worker_is_refused_an_address_that_is_taken(tmp_path: Path) -> None:
     with running("listen", "--port", "0") as taken:
-        refused = run("worker", "--http", url_of(taken).removeprefix("http://"), "--store", sqlite(tmp_path))
+        refused = run(
+            "worker", "--http", url_of(taken).removeprefix("http://"), "--store", f"sqlite:///{tmp_path}/g.db"
+        )
     assert refused.returncode == 1
     assert b"Choose another port" in refused.stderr
 
 
 @pytest.mark.parametrize("command", [["serve", "--port", "0"], ["worker"], ["key", "create", *KEY_OPTIONS]])
-def test_a_store_on_a_server_is_refused_until_it_is_migrated(unmigrated: Installation, command: list[str]) -> None:
-    if unmigrated.settings["GATEPOST_STORE"].startswith("sqlite:"):
+def test_a_store_on_a_server_is_refused_until_it_is_migrated(unmigrated: Mapping[str, str], command: list[str]) -> None:
+    if unmigrated["GATEPOST_STORE"].startswith("sqlite:"):
         pytest.skip("an embedded store is brought up to date at every start")
-    refused = run(*command, environment=unmigrated.settings)
+    refused = run(*command, environment=unmigrated)
     assert refused.returncode == 1
     assert b"gatepost migrate" in refused.stderr
     assert b"Traceback" not in refused.stderr
 
 
-def test_another_key_is_refused_and_migrating_again_changes_nothing(installation: Installation) -> None:
-    assert run("migrate", environment=installation.settings).returncode == 0
-    other = {**installation.settings, "GATEPOST_SECRET_KEY": base64.b64encode(bytes(31) + b"1").decode()}
+def test_another_key_is_refused_and_migrating_again_changes_nothing(settings: Mapping[str, str]) -> None:
+    assert run("migrate", environment=settings).returncode == 0
+    other = {**settings, "GATEPOST_SECRET_KEY": base64.b64encode(bytes(31) + b"1").decode()}
     for command in ("worker", "migrate"):
         refused = run(command, environment=other)
         assert refused.returncode == 1
