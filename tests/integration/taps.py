@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from pymongo.errors import AutoReconnect
+from pymongo.errors import AutoReconnect, PyMongoError
 from tests.contract.backends import Store
 
 from gatepost.adapters.storage.mongo_schema import INDEXES
@@ -100,3 +100,24 @@ class Broken:
 
     async def insert_many(self, *_: Any, **__: Any) -> None:
         raise AutoReconnect("nothing can be written")
+
+
+class Failing:
+    """A collection that answers one method with errors, one after the other, and then as it is."""
+
+    def __init__(self, collection: Any, method: str, errors: list[PyMongoError]) -> None:
+        self._collection = collection
+        self._method = method
+        self._errors = errors
+
+    def __getattr__(self, method: str) -> Any:
+        real = getattr(self._collection, method)
+        if method != self._method:
+            return real
+
+        async def asked(*args: Any, **options: Any) -> Any:
+            if self._errors:
+                raise self._errors.pop(0)
+            return await real(*args, **options)
+
+        return asked

@@ -23,6 +23,7 @@ from gatepost.adapters.storage.mongo_driver import Document, Mongo, error_codes,
 from gatepost.adapters.storage.recording import without_response
 from gatepost.adapters.storage.rows import to_ms
 from gatepost.domain.deliveries import Attempt
+from gatepost.domain.errors import StoreUnavailable
 from gatepost.ports import LaneOutcomes, Settled
 
 # Probes count for nothing, but are kept: one in ten minutes, by a clock that goes round in 20 of them. So the newest
@@ -30,11 +31,11 @@ from gatepost.ports import LaneOutcomes, Settled
 _PROBES = 20
 _PROBE_PERIOD_MS = 10 * 60 * 1000
 
-# What a server says of itself, not of what it was given: the codes of a member that stops, steps down, or runs full.
-# Source: the server's error_codes.yml, categories ShutdownError, NotPrimaryError, Interruption; OutOfDiskSpace.
-_OF_THE_SERVER = frozenset(
-    {24, 50, 64, 91, 112, 189, 262, 10058, 10107, 11600, 11601, 11602, 13388, 13435, 13436, 14031}
-)
+# What a server says of the document it was given, and would say of it for ever. Whatever else it says, known or not, is
+# about itself, and another time it may take the same document.
+# Source: error_codes.yml of the server: BadValue, InvalidLength, InvalidBSON, Overflow, PathNotViable,
+# DollarPrefixedFieldName, EmptyFieldName, DottedFieldName, DocumentValidationFailure, and sizes by several names.
+_OF_THE_DOCUMENT = frozenset({2, 15, 16, 22, 28, 52, 56, 57, 121, 357, 378, 10334, 17419, 17420})
 _NOT_BSON = (BSONError, DocumentTooLarge, UnicodeError, OverflowError)
 
 
@@ -90,8 +91,15 @@ async def _record_singly(mongo: Mongo, batch: Sequence[LaneOutcomes]) -> set[str
             try:
                 await _write([settled], mongo)
             except PartlyUnstorable:
-                await _write([without_response(settled)], mongo)
+                await _write_bare(settled, mongo)
     return lost
+
+
+async def _write_bare(settled: Settled, mongo: Mongo) -> None:
+    try:
+        await _write([without_response(settled)], mongo)
+    except PartlyUnstorable as error:  # nothing in it is the receiver's: the server is wrong, and may get over it
+        raise StoreUnavailable("the MongoDB database takes an outcome not even without its response") from error
 
 
 async def _write(settled: Iterable[Settled], mongo: Mongo) -> None:
@@ -102,7 +110,7 @@ async def _write(settled: Iterable[Settled], mongo: Mongo) -> None:
             raise PartlyUnstorable(str(error)) from error
         except BulkWriteError as error:
             refused = set(error_codes(error))
-            if error.details.get("writeConcernErrors") or not refused or refused & _OF_THE_SERVER:
+            if error.details.get("writeConcernErrors") or not refused or not refused <= _OF_THE_DOCUMENT:
                 raise
             raise PartlyUnstorable(str(error)) from error
 
