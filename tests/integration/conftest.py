@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.backends import BACKENDS
+from tests.contract.backends import BACKENDS, MongoBackend
 from tests.integration.apis import Api, opened_api
 from tests.integration.fleets import SHARED_ON, Fleet, fleet_on
+from tests.integration.mongodb_rigs import mongodb_database
 from tests.integration.rigs import Rig, engine_rig
 from tests.integration.senders import CLOCK, LOOPBACK, Make, Sending
 from tests.receivers import Receiver
@@ -63,3 +64,9 @@ async def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         missing(lacking)
     async with fleet_on(request.param, tmp_path) as fleet:
         yield fleet
+
+
+@pytest.fixture
+async def mongodb(tmp_path: Path) -> AsyncIterator[MongoBackend]:
+    async with mongodb_database(tmp_path) as backend:
+        yield backend

@@ -1,0 +1,23 @@
+"""What the tests of the MongoDB store share: a database each, and what lies in it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.contract.backends import MongoBackend, Store, data_on
+
+from gatepost.adapters.storage.mongo_schema import INDEXES
+
+
+@asynccontextmanager
+async def mongodb_database(folder: Path) -> AsyncIterator[MongoBackend]:
+    """Give an empty database of this version's schema, with the group that the builders use."""
+    async with data_on(MongoBackend.name, folder) as backend:
+        assert isinstance(backend, MongoBackend)
+        yield backend
+
+
+async def documents(store: Store) -> dict[str, list[dict[str, Any]]]:
+    database = store._mongo.database  # type: ignore[attr-defined]
+    return {name: await database[name].find({}).to_list() for name in (*INDEXES, "groups")}
