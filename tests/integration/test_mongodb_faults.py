@@ -1,15 +1,12 @@
-"""What a MongoDB server or a process that fails half-way does to others: an error by name, nothing lost, nothing told."""
+"""What a MongoDB server or a process that fails half-way does to others: an error by name, and nothing lost or told."""
 
-import os
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pymongo.errors import BulkWriteError, PyMongoError
-from tests.builders import GROUP_ID, accepted, make_group
+from tests.builders import accepted
 from tests.contract.backends import MongoBackend, Store
-from tests.contract.steps import detail, leased_with_one, record
+from tests.contract.steps import add_webhook, detail, emit_one, leased_with_one, record, save
 from tests.integration.taps import Failing
 
 from gatepost.domain.deliveries import Status
@@ -17,25 +14,19 @@ from gatepost.domain.errors import StoreUnavailable
 
 
 @pytest.fixture
-async def backend(tmp_path: Path) -> AsyncIterator[MongoBackend]:
-    if reason := MongoBackend.missing():
-        if os.environ.get("GATEPOST_REQUIRE_SERVERS") == "1":
-            pytest.fail(f"{reason}, and GATEPOST_REQUIRE_SERVERS=1 asks for it")
-        pytest.skip(reason)
-    backend = MongoBackend(tmp_path)
-    await (await backend.open()).add_group(make_group(id=GROUP_ID, name="the group of the builders"))
-    yield backend
-    await backend.close()
+async def store(mongodb: MongoBackend) -> Store:
+    return await mongodb.open()
 
 
 @pytest.fixture
-async def store(backend: MongoBackend) -> Store:
-    return await backend.open()
+async def other_store(mongodb: MongoBackend) -> Store:
+    return await mongodb.open()
 
 
 @pytest.fixture
-async def other_store(backend: MongoBackend) -> Store:
-    return await backend.open()
+def logged() -> Iterator[list[EventDict]]:
+    with capture_logs() as lines:
+        yield lines
 
 
 # --- recording -----------------------------------------------------------------------------------------------
@@ -67,6 +58,70 @@ async def test_an_outcome_that_is_refused_even_without_its_response_is_an_error_
     assert (await detail(store, delivery)).attempts[0].outcome == accepted()
 
 
+# --- what errors tell ----------------------------------------------------------------------------------------
+
+QUOTING = {"url": "https://hooks.example/a-secret-path", "body": "a body that nobody else may read"}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (refusal(365, "the server is too busy", QUOTING), "BulkWriteError 365: the server is too busy"),
+        (refusal(11_000, f"E11000 dup key: {QUOTING}", QUOTING), "BulkWriteError 11000"),
+        (OperationFailure("not you", 13, {"code": 13, "errmsg": "not you"}), "OperationFailure 13: not you"),
+        (OperationFailure(f"full error: {QUOTING}", 13), "OperationFailure 13"),
+        (refusal(365, "x" * 10_000, QUOTING), f"BulkWriteError 365: {'x' * 200}"),
+        (InvalidOperation(f"{QUOTING}"), "InvalidOperation"),
+    ],
+)
+async def test_an_error_of_the_server_is_told_without_what_was_written(
+    store: Store, error: PyMongoError, told: str
+) -> None:
+    failing(store, "webhooks", "insert_many", error)
+
+    with pytest.raises(StoreUnavailable) as raised:
+        await add_webhook(store)
+
+    assert raised.value.detail == f"the MongoDB database did not do what was asked: {told}"
+
+
+async def test_what_is_logged_of_a_change_that_was_not_passed_on_quotes_nothing(
+    store: Store, logged: list[EventDict]
+) -> None:
+    failing(store, "events", "insert_many", refusal(365, "the server is too busy", QUOTING))
+
+    await emit_one(store, await add_webhook(store))
+
+    assert [(each["event"], each["reason"]) for each in logged] == [
+        ("outbox.not_relayed", "BulkWriteError 365: the server is too busy")
+    ]
+
+
+async def test_that_a_server_cannot_be_reached_is_told_without_its_name(store: Store) -> None:
+    failing(store, "tasks", "find_one", AutoReconnect("mongo-7.internal:27017: connection closed"))
+
+    with pytest.raises(StoreUnavailable) as raised:
+        await store.task(GROUP_ID, "tsk_1")
+
+    assert raised.value.detail == "the MongoDB database cannot be reached (AutoReconnect)"
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "\ud800",  # half a surrogate pair
+        "x" * 17 * 1024 * 1024,  # more than a document holds
+    ],
+)
+async def test_what_a_document_cannot_hold_is_no_error_of_the_server(store: Store, reason: str) -> None:
+    change = make_task_change()
+
+    with pytest.raises(ValueError, match="the database cannot hold this") as raised:
+        await save(store, replace(change, history=replace(change.history, reason=reason)))
+
+    assert len(str(raised.value)) < 200
+
+
 # --- steps ---------------------------------------------------------------------------------------------------
 
 
@@ -74,9 +129,3 @@ def failing(store: Store, collection: str, method: str, *errors: PyMongoError) -
     """Let a collection answer one method with these errors, one after the other, and then as it is."""
     mongo: Any = store._mongo  # type: ignore[attr-defined]
     setattr(mongo, collection, Failing(getattr(mongo, collection), method, list(errors)))
-
-
-def refusal(code: int, errmsg: str = "it was refused", document: dict[str, Any] | None = None) -> BulkWriteError:
-    """Return what the driver raises when a server refuses one write of several."""
-    error = {"index": 0, "code": code, "errmsg": errmsg, "op": document or {}}
-    return BulkWriteError({"writeErrors": [error], "writeConcernErrors": [], "nInserted": 0, "nMatched": 0})
