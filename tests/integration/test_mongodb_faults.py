@@ -1,16 +1,26 @@
-"""What a MongoDB server or a process that fails half-way does to others: an error by name, and nothing lost or told."""
+"""What a MongoDB server or process that fails half-way does to others: an error by name, nothing lost, nothing told."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from pymongo.errors import BulkWriteError, PyMongoError
-from tests.builders import accepted
+from pymongo.errors import AutoReconnect, BulkWriteError, InvalidOperation, OperationFailure, PyMongoError
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
+from tests.builders import GROUP_ID, accepted, make_task_change
 from tests.contract.backends import MongoBackend, Store
 from tests.contract.steps import add_webhook, detail, emit_one, leased_with_one, record, save
 from tests.integration.taps import Failing
 
 from gatepost.domain.deliveries import Status
 from gatepost.domain.errors import StoreUnavailable
+
+
+def refusal(code: int, errmsg: str = "it was refused", document: dict[str, Any] | None = None) -> BulkWriteError:
+    """Return what the driver raises when a server refuses one write of several."""
+    error = {"index": 0, "code": code, "errmsg": errmsg, "op": document or {}}
+    return BulkWriteError({"writeErrors": [error], "writeConcernErrors": [], "nInserted": 0, "nMatched": 0})
 
 
 @pytest.fixture
@@ -77,7 +87,7 @@ QUOTING = {"url": "https://hooks.example/a-secret-path", "body": "a body that no
 async def test_an_error_of_the_server_is_told_without_what_was_written(
     store: Store, error: PyMongoError, told: str
 ) -> None:
-    failing(store, "webhooks", "insert_many", error)
+    failing(store, "webhooks", "update_one", error)
 
     with pytest.raises(StoreUnavailable) as raised:
         await add_webhook(store)

@@ -14,12 +14,20 @@ To stamp each delivery with the token when it is read would close that, for a wr
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from bson.errors import BSONError
 from pymongo import UpdateOne
-from pymongo.errors import BulkWriteError, DocumentTooLarge
+from pymongo.errors import BulkWriteError
 
 from gatepost.adapters.storage.mongo_documents import EXHAUSTED, OPEN, attempt_document, progress_fields
-from gatepost.adapters.storage.mongo_driver import Document, Mongo, error_codes, fetch, parts_of
+from gatepost.adapters.storage.mongo_driver import (
+    NOT_BSON,
+    Document,
+    Mongo,
+    Unstorable,
+    error_codes,
+    fetch,
+    parts_of,
+    said_by,
+)
 from gatepost.adapters.storage.recording import without_response
 from gatepost.adapters.storage.rows import to_ms
 from gatepost.domain.deliveries import Attempt
@@ -36,11 +44,6 @@ _PROBE_PERIOD_MS = 10 * 60 * 1000
 # Source: error_codes.yml of the server: BadValue, InvalidLength, InvalidBSON, Overflow, PathNotViable,
 # DollarPrefixedFieldName, EmptyFieldName, DottedFieldName, DocumentValidationFailure, and sizes by several names.
 _OF_THE_DOCUMENT = frozenset({2, 15, 16, 22, 28, 52, 56, 57, 121, 357, 378, 10334, 17419, 17420})
-_NOT_BSON = (BSONError, DocumentTooLarge, UnicodeError, OverflowError)
-
-
-class PartlyUnstorable(ValueError):
-    """The database cannot hold one of the values. What else was written with it stands, and may be written again."""
 
 
 class MongoAttempts:
@@ -58,7 +61,7 @@ async def _record(mongo: Mongo, batch: Sequence[LaneOutcomes]) -> set[str]:
     standing, lost = _parted(batch, lanes)
     try:
         await _write([each for outcomes in standing for each in outcomes.settled], mongo)
-    except PartlyUnstorable:
+    except Unstorable:
         lost |= await _record_singly(mongo, standing)
     await _clean(mongo, standing, lanes)
     return lost
@@ -90,7 +93,7 @@ async def _record_singly(mongo: Mongo, batch: Sequence[LaneOutcomes]) -> set[str
                 break
             try:
                 await _write([settled], mongo)
-            except PartlyUnstorable:
+            except Unstorable:
                 await _write_bare(settled, mongo)
     return lost
 
@@ -98,21 +101,22 @@ async def _record_singly(mongo: Mongo, batch: Sequence[LaneOutcomes]) -> set[str
 async def _write_bare(settled: Settled, mongo: Mongo) -> None:
     try:
         await _write([without_response(settled)], mongo)
-    except PartlyUnstorable as error:  # nothing in it is the receiver's: the server is wrong, and may get over it
+    except Unstorable as error:  # nothing in it is the receiver's: the server is wrong, and may get over it
         raise StoreUnavailable("the MongoDB database takes an outcome not even without its response") from error
 
 
 async def _write(settled: Iterable[Settled], mongo: Mongo) -> None:
+    """Raises: Unstorable, for one of them; the others may have been written, and may be written again."""
     for part in _rounds(settled):
         try:
             await mongo.deliveries.bulk_write([_update(each) for each in part], ordered=False)
-        except _NOT_BSON as error:
-            raise PartlyUnstorable(str(error)) from error
+        except NOT_BSON as error:
+            raise Unstorable(said_by(error)) from error
         except BulkWriteError as error:
             refused = set(error_codes(error))
             if error.details.get("writeConcernErrors") or not refused or not refused <= _OF_THE_DOCUMENT:
                 raise
-            raise PartlyUnstorable(str(error)) from error
+            raise Unstorable(said_by(error)) from error
 
 
 def _rounds(settled: Iterable[Settled]) -> list[list[Settled]]:

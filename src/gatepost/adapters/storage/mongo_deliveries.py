@@ -15,7 +15,7 @@ from gatepost.adapters.storage.mongo_documents import (
     event_from_document,
     key_of,
 )
-from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, insert_new
+from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, insert_new, said_by
 from gatepost.adapters.storage.mongo_outbox import poke
 from gatepost.adapters.storage.paging import page_of
 from gatepost.adapters.storage.rows import to_ms
@@ -95,7 +95,7 @@ async def _add_replay(mongo: Mongo, group_id: str, delivery: Delivery) -> Saved:
         try:
             await poke(mongo, {delivery.webhook_id: document["next_attempt_at"]})
         except PyMongoError as error:
-            log.warning("lane.not_poked", webhook_id=delivery.webhook_id, reason=str(error))  # the sweep will do it
+            log.warning("lane.not_poked", webhook_id=delivery.webhook_id, reason=said_by(error))  # the sweep will
         else:
             hand_over()
     return Saved.DONE

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
+from bson.errors import BSONError
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.cursor import AsyncCursor
-from pymongo.errors import BulkWriteError, ConnectionFailure, PyMongoError
+from pymongo.errors import BulkWriteError, ConnectionFailure, DocumentTooLarge, OperationFailure, PyMongoError
 
 from gatepost.adapters.storage.handing_over import HandOver
 from gatepost.domain.errors import StoreUnavailable
@@ -31,6 +32,10 @@ TURN_SECONDS = 30.0
 
 MOST_IDS = 500  # in one `$in`
 DUPLICATE_KEY = 11000
+MOST_QUOTED = 200  # characters of what a server says
+
+# What the driver cannot even write down, whatever the server.
+NOT_BSON = (BSONError, DocumentTooLarge, UnicodeError, OverflowError)
 
 
 class Mongo:
@@ -109,19 +114,42 @@ class Mongo:
         await self.client.close()
 
 
+class Unstorable(ValueError):
+    """The database cannot hold one of the values; trying again would not help."""
+
+
 async def _at_border(asked: Coroutine[Any, Any, T]) -> T:
+    """Raises: StoreUnavailable, Unstorable; never what is the driver's own."""
     try:
         return await asked
     except PyMongoError as error:
         raise unavailable(error) from error
+    except NOT_BSON as error:
+        raise Unstorable(f"the database cannot hold this: {said_by(error)}") from error
 
 
 def unavailable(error: PyMongoError) -> StoreUnavailable:
     """Return what the core may see of an error: never the driver's own."""
-    reason = str(error).partition(" (configured timeouts")[0].partition(", Timeout: ")[0]  # then comes the topology
     if isinstance(error, ConnectionFailure):
-        return StoreUnavailable(f"the MongoDB database cannot be reached: {reason}")
-    return StoreUnavailable(f"the MongoDB database did not do what was asked: {reason}")
+        return StoreUnavailable(f"the MongoDB database cannot be reached ({said_by(error)})")
+    return StoreUnavailable(f"the MongoDB database did not do what was asked: {said_by(error)}")
+
+
+def said_by(error: Exception) -> str:
+    """Return what an error may be quoted with, in logs and to callers: its type, and what a server says first.
+
+    The driver's own words repeat whole documents: bodies, target URLs, sealed secrets. They name hosts, too.
+    """
+    name = type(error).__name__
+    if not isinstance(error, OperationFailure):
+        return name
+    details = error.details or {}
+    refused = [*details.get("writeErrors", []), *details.get("writeConcernErrors", [])]
+    said = refused[0] if refused else details
+    code, errmsg = said.get("code", error.code), said.get("errmsg", "")
+    if code == DUPLICATE_KEY or not errmsg:  # which quotes the key
+        return f"{name} {code}"
+    return f"{name} {code}: {errmsg[:MOST_QUOTED]}"
 
 
 def _client(url: str) -> AsyncMongoClient[Document]:

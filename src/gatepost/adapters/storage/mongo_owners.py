@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pymongo import UpdateOne
 
 from gatepost.adapters.storage.mongo_driver import Mongo, fetch, parts_of
-from gatepost.adapters.storage.rows import to_ms
+from gatepost.adapters.storage.rows import NEVER_MS, to_ms
 from gatepost.adapters.storage.shares import FORGOTTEN_AFTER, proven_after_ms, room_in_share, surplus
 from gatepost.ports import Renewal
 
@@ -23,6 +23,9 @@ class MongoOwners:
     async def join(self, owner: str, *, now: datetime) -> None:
         await self._mongo.write_lanes(_join(self._mongo, owner, now))
 
+    async def retire(self, owner: str) -> None:
+        await self._mongo.write_lanes(_retire(self._mongo, owner))
+
     async def leave(self, owner: str) -> None:
         await self._mongo.write_lanes(_leave(self._mongo, owner))
 
@@ -33,7 +36,9 @@ class MongoOwners:
 async def room_for(mongo: Mongo, owner: str, *, now: datetime, lease: timedelta) -> int | None:
     """Return how many more lanes an owner may have, less than none if it has too many; None while it is alone."""
     seen = await fetch(
-        mongo.workers.find({"seen_at": {"$gt": to_ms(now - lease)}}).sort("seen_at", -1).limit(_MOST_OWNERS)
+        mongo.workers.find({"seen_at": {"$gt": to_ms(now - lease), "$lte": to_ms(now + lease)}})
+        .sort("seen_at", -1)
+        .limit(_MOST_OWNERS)
     )
     stayed = [each for each in seen if each["seen_at"] - each["started_at"] >= proven_after_ms(lease)]
     others = sum(each["_id"] != owner for each in stayed)
@@ -54,6 +59,11 @@ async def _counted(mongo: Mongo, asked: dict[str, object]) -> int:
 async def _join(mongo: Mongo, owner: str, now: datetime) -> None:
     await mongo.workers.delete_many({"seen_at": {"$lt": to_ms(now - FORGOTTEN_AFTER)}})
     await _seen(mongo, owner, to_ms(now))
+
+
+async def _retire(mongo: Mongo, owner: str) -> None:
+    # As if it had only just joined, for good.
+    await mongo.workers.update_one({"_id": owner}, {"$set": {"started_at": NEVER_MS}})
 
 
 async def _leave(mongo: Mongo, owner: str) -> None:

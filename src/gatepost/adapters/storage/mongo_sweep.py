@@ -7,7 +7,7 @@ import structlog
 from pymongo.errors import OperationFailure
 
 from gatepost.adapters.storage.mongo_documents import CLOSED, OPEN
-from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, parts_of
+from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, parts_of, said_by
 from gatepost.adapters.storage.mongo_outbox import OUTBOX_FIELDS, poke, relay
 from gatepost.adapters.storage.mongo_webhook_documents import BURIED, DELETED
 from gatepost.adapters.storage.mongo_webhooks import tell
@@ -43,7 +43,7 @@ async def _relay_what_waits(mongo: Mongo) -> None:
             try:
                 await relay(mongo, task)
             except OperationFailure as error:  # the server is there, and refuses this one: the others are tried
-                log.warning("outbox.not_relayed", task_id=task["id"], group_id=task["group_id"], reason=str(error))
+                log.warning("outbox.not_relayed", task_id=task["id"], group_id=task["group_id"], reason=said_by(error))
         if len(waiting) < _AT_ONCE:
             return
 

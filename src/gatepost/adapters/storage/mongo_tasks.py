@@ -14,7 +14,7 @@ from gatepost.adapters.storage.mongo_documents import (
     task_document,
     task_from_document,
 )
-from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch
+from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, said_by
 from gatepost.adapters.storage.mongo_outbox import (
     MOST_PENDING_BYTES,
     MOST_PENDING_EVENTS,
@@ -197,6 +197,6 @@ async def _relayed(mongo: Mongo, task: Document) -> bool:
     try:
         await relay(mongo, task)
     except Exception as error:  # noqa: BLE001  # nothing may unsay what is committed
-        log.warning("outbox.not_relayed", task_id=task["id"], group_id=task["group_id"], reason=str(error))
+        log.warning("outbox.not_relayed", task_id=task["id"], group_id=task["group_id"], reason=said_by(error))
         return False
     return True
