@@ -326,6 +326,9 @@ class LaneStore(Protocol):
     async def join(self, owner: str, *, now: datetime) -> None:
         """Make an owner known as alive. Leases of owners known to be dead end at once, where that can be known."""
 
+    async def retire(self, owner: str) -> None:
+        """Count an owner no more in what others may have: it leases nothing from now on, but finishes what it has."""
+
     async def leave(self, owner: str) -> None:
         """Forget an owner; whatever it still held can be leased at once."""
 

@@ -119,6 +119,27 @@ async def test_an_owner_not_seen_for_a_lease_counts_no_more(store: Store, other_
     assert len(leased) == 10
 
 
+async def test_an_owner_that_retires_keeps_its_lanes_and_counts_no_more(store: Store, other_store: Store) -> None:
+    await due_webhooks(store)
+    await stay(store)
+    await stay(other_store, EVE)
+    held = await lease(other_store, EVE, now=LATER)
+
+    await other_store.retire(EVE)
+    renewed = await other_store.renew_lanes(EVE, tokens_of(held), now=LATER, lease=LEASE)
+
+    assert renewed.lost == set()
+    assert len(await lease(store, ADA, now=LATER)) == 10 - len(held)
+
+
+async def test_an_owner_seen_in_the_future_is_not_alive(store: Store, other_store: Store) -> None:
+    await due_webhooks(store)
+    await other_store.join(EVE, now=LATER)
+    await other_store.renew_lanes(EVE, {}, now=LATER + 5 * LEASE, lease=LEASE)  # the clock was set back since
+
+    assert len(await lease(store, ADA, now=LATER)) == 10
+
+
 async def test_an_owner_that_left_counts_no_more(store: Store, other_store: Store) -> None:
     await due_webhooks(store)
     await stay(store)

@@ -52,6 +52,25 @@ async def test_the_lanes_of_an_engine_that_died_are_shared_by_the_others(fleet: 
     assert fleet.sent_twice == in_flight  # what nobody could know, and nothing else
 
 
+async def test_what_a_stopping_engine_leaves_goes_to_the_others_while_it_still_waits_for_an_answer(
+    fleet: Fleet,
+) -> None:
+    fleet.latency = 1_000.0
+    webhooks = await fleet.webhooks(6, max_concurrency=1)
+    for _ in range(2):
+        await fleet.emit(*webhooks)
+    stopping, other = [await fleet.start() for _ in range(2)]
+    await fleet.until(lambda: len(stopping.sender.in_flight) + len(other.sender.in_flight) == 6, within=4)
+    assert len(stopping.lanes) > 1
+
+    stopping.engine.stop()
+    for outgoing in stopping.sender.in_flight[1:]:
+        stopping.sender.settle(outgoing)
+
+    await fleet.until(lambda: len(other.lanes) == 5, within=4)
+    assert len(stopping.lanes) == 1
+
+
 async def test_a_lane_that_is_emitted_to_all_the_time_can_still_be_handed_back(fleet: Fleet) -> None:
     fleet.latency = 0.2
     webhooks = await fleet.webhooks(6)

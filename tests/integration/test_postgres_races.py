@@ -32,7 +32,7 @@ from tests.integration.postgres_rigs import SlowAnswers, ask, changing, postgres
 
 from gatepost.adapters.storage import postgres_dialect
 from gatepost.adapters.storage.scripts import LOCKED
-from gatepost.domain.deliveries import QueuedDelivery
+from gatepost.domain.deliveries import QueuedDelivery, Status
 from gatepost.domain.groups import Caller, Role
 from gatepost.ports import Saved, Subscriptions
 from gatepost.services.tasks import Tasks
@@ -123,6 +123,51 @@ async def test_a_release_that_waits_for_a_row_sees_that_it_was_poked(postgres: P
         await until_waiting(postgres)
 
     assert await releasing is False
+
+
+@RULE
+async def test_what_is_being_recorded_is_not_buried(
+    rule: bool, without_locks: Any, postgres: Postgres18Backend, ada: Store, eve: Store
+) -> None:
+    webhook, lane, delivery, queued = await leased_with_one(ada)
+    assert await ada.delete_webhook(GROUP_ID, webhook.id, now=NOW) is Saved.DONE
+    if not rule:
+        without_locks()
+
+    async with changing(postgres, "SELECT 1 FROM deliveries WHERE id = $1 FOR UPDATE", delivery.id):
+        recording = asyncio.create_task(record(ada, lane, queued, accepted()))
+        await until_waiting(postgres)
+        sweeping = asyncio.create_task(eve.sweep(now=NOW + HOUR))  # ada's lease is over, but nobody can take it
+        await until_waiting(postgres, 2)
+    await asyncio.gather(recording, sweeping)
+
+    found = await detail(ada, delivery)
+    assert found.delivery.progress.status is Status.DELIVERED
+    assert len(found.attempts) == 1
+
+
+async def test_whoever_leaves_locks_its_lanes_in_the_order_of_those_who_poke_them(
+    postgres: Postgres18Backend, ada: Store, eve: Store
+) -> None:
+    webhooks = [await add_webhook(ada) for _ in range(120)]
+    change = make_task_change()
+    await save(ada, change, *(make_delivery(change.event, webhook) for webhook in webhooks))
+    await ask(postgres, "UPDATE lanes SET due_at = due_at - (random() * 1000)::bigint")  # an order of their own
+    ended = asyncio.Event()
+
+    async def keep_poking() -> None:
+        while not ended.is_set():
+            change = make_task_change()
+            assert await save(eve, change, *(make_delivery(change.event, each) for each in webhooks)) is Saved.DONE
+
+    poking = asyncio.create_task(keep_poking())
+    for number in range(10):
+        await lease(ada, f"owner-{number}", limit=500)
+        await ada.leave(f"owner-{number}")
+    ended.set()
+    await poking
+    deadlocks = await ask(postgres, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    assert deadlocks == [(0,)]
 
 
 async def test_lanes_poked_by_many_are_locked_in_one_order(ada: Store, eve: Store) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from tests.builders import make_delivery, make_task_change
 from tests.contract.backends import SECRET_KEY, Postgres18Backend
@@ -160,7 +161,7 @@ async def test_a_process_that_stops_inside_a_transaction_does_not_keep_its_locks
     shown = [await connection.fetchval(f"SHOW {name}") for name in settings]
     await connection.close()
 
-    assert shown[:2] == ["10s", "5s"]
+    assert shown[:2] == ["3s", "5s"]
 
 
 async def test_the_servers_clock_is_told(database: Postgres18Backend) -> None:
@@ -225,6 +226,26 @@ async def test_a_poke_that_failed_is_made_later(database: Postgres18Backend, mon
     async with asyncio.timeout(5):
         while webhook.id not in await lease(store):  # noqa: ASYNC110  # the database tells nobody
             await asyncio.sleep(0.01)
+
+
+async def test_a_server_that_can_notify_nobody_keeps_the_poke(
+    database: Postgres18Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = (
+        "DO $$ BEGIN RAISE program_limit_exceeded USING MESSAGE = 'too many notifications in the NOTIFY queue'; END $$"
+    )
+    store = await database.open()
+    webhook = await add_webhook(store)
+    execute = asyncpg.Connection.execute
+
+    async def refuse(connection: Any, sql: str, *params: Any) -> Any:
+        return await (execute(connection, full) if "pg_notify" in sql else execute(connection, sql, *params))
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", refuse)
+
+    await emit_one(store, webhook)
+
+    assert webhook.id in await lease(store)
 
 
 class Heard:

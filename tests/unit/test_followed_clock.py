@@ -54,6 +54,29 @@ async def no_clock() -> None:
     return None
 
 
+async def test_an_answer_that_took_long_does_not_replace_a_good_one(machine: FakeClock, server: Server) -> None:
+    clock = FollowedClock(machine)
+    await clock.sample(server.time)
+
+    server.takes = [2.0]
+    server.ahead += SECOND
+    await clock.sample(server.time)
+    assert clock.now() == machine.now() + HALF_A_MINUTE
+
+    server.takes = [0.0]
+    await clock.sample(server.time)
+    assert clock.now() == machine.now() + HALF_A_MINUTE + SECOND
+
+
+async def test_an_answer_that_took_long_is_better_than_none(machine: FakeClock, server: Server) -> None:
+    clock = FollowedClock(machine)
+    server.takes = [2.0]
+
+    await clock.sample(server.time)
+
+    assert clock.now() == machine.now() + HALF_A_MINUTE
+
+
 def test_before_the_first_sample_it_is_the_machines(machine: FakeClock) -> None:
     clock = FollowedClock(machine)
 

@@ -16,6 +16,7 @@ from gatepost.ports import Clock
 _POOL_BYTES = 4096  # of chance asked from the kernel at once: a system call for each id costs more than the id
 _SAMPLE_EVERY = timedelta(minutes=1)
 _SAMPLE_AGAIN = timedelta(seconds=5)  # when the store could not be asked
+_EXACT_SECONDS = 0.1  # a sample can be off by half the time that its answer took; a lease has a fifth to spare
 _ASKED_PER_SAMPLE = 3
 _WORTH_TELLING = timedelta(seconds=2)
 
@@ -57,6 +58,7 @@ class FollowedClock:
     def __init__(self, machine: Clock | None = None) -> None:
         self._machine = machine or SystemClock()
         self._sampled: tuple[datetime, float] | None = None  # the server's clock, and ours of boot at that moment
+        self._is_exact = True
         self._told = timedelta(0)
 
     def now(self) -> datetime:
@@ -78,6 +80,7 @@ class FollowedClock:
     async def sample(self, ask: Callable[[], Awaitable[datetime | None]]) -> None:
         """Ask for the server's clock, and follow the answer that says it most exactly.
 
+        An answer that took long says little: it is followed only while there is none.
         Raises: whatever `ask` raises; what was followed before is then followed further.
         """
         answers = []
@@ -89,20 +92,20 @@ class FollowedClock:
             answers.append((self._machine.boot() - asked, asked, server_at))
         # The server looked at its clock somewhere between question and answer: in the middle, as far as we can know.
         took, asked, server_at = min(answers)
-        self._sampled = server_at, asked + took / 2
-        self._tell_difference()
+        self._is_exact = took / 2 <= _EXACT_SECONDS
+        if self._is_exact or self._sampled is None:
+            self._sampled = server_at, asked + took / 2
+            self._tell_difference()
 
     async def keep(self, ask: Callable[[], Awaitable[datetime | None]]) -> None:
         """Sample once a minute, for as long as it is let run; outlive a failing store."""
-        pause = _SAMPLE_EVERY
         while True:
-            await self.sleep(pause)
+            await self.sleep(_SAMPLE_EVERY if self._is_exact else _SAMPLE_AGAIN)
             try:
                 await self.sample(ask)
-                pause = _SAMPLE_EVERY
             except StoreUnavailable as error:
                 log.warning("store.failed", step="clock", reason=error.detail)
-                pause = _SAMPLE_AGAIN
+                self._is_exact = False
 
     def _tell_difference(self) -> None:
         ahead = self._machine.now() - self.now()

@@ -109,7 +109,14 @@ class Engine:
 
     async def _finish_when_asked(self) -> None:
         await self._stop_asked.wait()
-        await self._dispatcher.shut_down()
+        await asyncio.gather(self._retire(), self._dispatcher.shut_down())
+
+    async def _retire(self) -> None:
+        """Leave the others what we shall not lease any more, however long our last request takes."""
+        try:
+            await self._store.retire(self._owner)
+        except StoreUnavailable as error:
+            log.warning("store.failed", step="retire", reason=error.detail)
 
     @property
     def in_flight(self) -> int:

@@ -21,12 +21,16 @@ class MongoOwners:
     _mongo: Mongo
 
     async def join(self, owner: str, *, now: datetime) -> None:
+        self._mongo.left.discard(owner)
         await self._mongo.write_lanes(_join(self._mongo, owner, now))
 
     async def retire(self, owner: str) -> None:
         await self._mongo.write_lanes(_retire(self._mongo, owner))
 
     async def leave(self, owner: str) -> None:
+        # Writes go on though the engine gave them up, and a lease among them would take lanes that nobody serves.
+        self._mongo.left.add(owner)
+        await self._mongo.lane_writes_ended()
         await self._mongo.write_lanes(_leave(self._mongo, owner))
 
     async def renew_lanes(self, owner: str, tokens: Mapping[str, int], *, now: datetime, lease: timedelta) -> Renewal:
@@ -35,16 +39,14 @@ class MongoOwners:
 
 async def room_for(mongo: Mongo, owner: str, *, now: datetime, lease: timedelta) -> int | None:
     """Return how many more lanes an owner may have, less than none if it has too many; None while it is alone."""
-    seen = await fetch(
-        mongo.workers.find({"seen_at": {"$gt": to_ms(now - lease), "$lte": to_ms(now + lease)}})
-        .sort("seen_at", -1)
-        .limit(_MOST_OWNERS)
-    )
+    at = to_ms(now)
+    # Seen in the future is not alive either: the server's clock was set back.
+    asked = {"seen_at": {"$gt": to_ms(now - lease), "$lte": to_ms(now + lease)}}
+    seen = await fetch(mongo.workers.find(asked).sort("seen_at", -1).limit(_MOST_OWNERS))
     stayed = [each for each in seen if each["seen_at"] - each["started_at"] >= proven_after_ms(lease)]
     others = sum(each["_id"] != owner for each in stayed)
     if not others:
         return None
-    at = to_ms(now)
     due = await _counted(mongo, {"free": 1, "due_at": {"$lte": at}, "hold_until": {"$lte": at}})
     leased = await _counted(mongo, {"free": 0})
     own = await _counted(mongo, {"owner": owner, "free": 0})
@@ -72,6 +74,8 @@ async def _leave(mongo: Mongo, owner: str) -> None:
 
 
 async def _renew(mongo: Mongo, owner: str, tokens: Mapping[str, int], now: datetime, lease: timedelta) -> Renewal:
+    if owner in mongo.left:
+        return Renewal(set(tokens), 0)
     await _seen(mongo, owner, to_ms(now))
     lost: set[str] = set()
     for part in parts_of(tokens):

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
+from typing import Any
 
 import asyncpg
 
@@ -85,7 +86,8 @@ class PostgresStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, PostgresL
 
         Raises: StoreUnavailable, with a sentence for the operator.
         """
-        async with _connected(url) as connection:
+        # An index on a large table takes its time, and so does another process that migrates.
+        async with _connected(url, command_seconds=None, lock_timeout="0") as connection:
             await postgres_schema.migrate(connection, box)
 
     async def close(self) -> None:
@@ -149,10 +151,10 @@ class PostgresStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, PostgresL
 
 
 @asynccontextmanager
-async def _connected(url: str) -> AsyncIterator[Connection]:
+async def _connected(url: str, **options: Any) -> AsyncIterator[Connection]:
     """Give a connection of its own; raise for the operator what the driver raises."""
     try:
-        connection = await connect(url)
+        connection = await connect(url, **options)
         try:
             yield connection
         finally:

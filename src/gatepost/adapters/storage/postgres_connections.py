@@ -32,8 +32,9 @@ _SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
-    # A process that is stopped inside a transaction must not keep lanes locked: others' pokes wait for them.
-    "idle_in_transaction_session_timeout": "10s",
+    # A process that is stopped inside a transaction must not keep lanes locked: others' pokes and renewals wait for
+    # them. Whoever waits does so for longer, and comes through when that transaction is ended.
+    "idle_in_transaction_session_timeout": "3s",
     "lock_timeout": "5s",
     # So that the server notices a machine that is gone, and lets go of what it had locked.
     "tcp_keepalives_idle": "10",
@@ -45,10 +46,10 @@ _ONE_SNAPSHOT = {"isolation": "repeatable_read", "readonly": True}
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 
 
-async def connect(url: str, **settings: str) -> Connection:
+async def connect(url: str, *, command_seconds: float | None = COMMAND_SECONDS, **settings: str) -> Connection:
     """Return a connection of its own; raises what the driver raises."""
     return await asyncpg.connect(
-        url, timeout=CONNECT_SECONDS, command_timeout=COMMAND_SECONDS, server_settings={**_SETTINGS, **settings}
+        url, timeout=CONNECT_SECONDS, command_timeout=command_seconds, server_settings={**_SETTINGS, **settings}
     )
 
 

@@ -11,6 +11,7 @@ import asyncpg
 import structlog
 
 from gatepost.adapters.storage.postgres_connections import Connection, Connections, Pool, connect, lent
+from gatepost.adapters.storage.scripts import Unstorable
 from gatepost.domain.errors import StoreUnavailable
 
 CHANNEL = "gatepost_poked"
@@ -21,15 +22,19 @@ NOBODY = "-"
 
 # Rows are locked in the order of their ids, so that two who poke the same lanes cannot wait for each other. The
 # notification names the owner of each lane: nobody else need look, and anybody may when there is none.
-POKE = f"""
+_POKE = """
 WITH asked (webhook_id, at, times) AS (SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[])),
      locked AS (SELECT webhook_id FROM lanes WHERE webhook_id = ANY ($1) ORDER BY webhook_id FOR NO KEY UPDATE),
      poked AS (
          UPDATE lanes SET pokes = pokes + asked.times, due_at = least(due_at, asked.at)
          FROM locked JOIN asked USING (webhook_id) WHERE lanes.webhook_id = locked.webhook_id
-         RETURNING coalesce(nullif(owner, ''), '{NOBODY}') || ' ' || lanes.webhook_id AS told)
+         RETURNING coalesce(nullif(owner, ''), '-') || ' ' || lanes.webhook_id AS told)
+"""
+POKE = f"""{_POKE}
 SELECT pg_notify('{CHANNEL}', $4 || ' ' || string_agg(told, ' ')) FROM poked HAVING count(*) > 0
 """
+# When the server has no room for notifications, as somebody has listened for hours and taken none.
+POKE_UNHEARD = f"{_POKE} SELECT count(*) FROM poked WHERE $4 <> ''"
 
 log = structlog.get_logger()
 
@@ -75,13 +80,22 @@ class Pokes:
         lanes = sorted((webhook_id, at, times) for webhook_id, (at, times) in waiting.items())
         while lanes:
             try:
-                async with lent(self._pool) as connection:
-                    await connection.execute(POKE, *zip(*lanes[:LANES_AT_ONCE], strict=True), self._sender)
+                await self._write(lanes[:LANES_AT_ONCE])
             except StoreUnavailable as error:
                 log.warning("store.failed", step="poke", reason=error.detail)
                 self._try_again(lanes)
                 return
             lanes = lanes[LANES_AT_ONCE:]
+
+    async def _write(self, lanes: Sequence[tuple[str, int, int]]) -> None:
+        columns = list(zip(*lanes, strict=True))
+        try:
+            async with lent(self._pool) as connection:
+                await connection.execute(POKE, *columns, self._sender)
+        except Unstorable as error:
+            log.warning("store.failed", step="notify", reason=str(error))
+            async with lent(self._pool) as connection:
+                await connection.execute(POKE_UNHEARD, *columns, self._sender)
 
     def _try_again(self, lanes: Sequence[tuple[str, int, int]]) -> None:
         for lane in lanes:

@@ -14,6 +14,7 @@ from gatepost.adapters.storage.rows import (
     to_ms,
 )
 from gatepost.adapters.storage.scripts import (
+    LOCKED,
     UNLESS_LOCKED,
     Database,
     Script,
@@ -70,9 +71,12 @@ ORPHANING = f"""
 SELECT id FROM webhooks WHERE deleted_at IS NOT NULL AND {_NOT_HELD.format("webhooks.id")} AND (
     SELECT id FROM deliveries WHERE webhook_id = webhooks.id AND finished_at IS NULL LIMIT 1) IS NOT NULL
 """
+# The lane is locked first, as whoever records does: what is being recorded is not buried.
+_LOCK_LANE = f"SELECT 1 FROM lanes WHERE webhook_id = ? {LOCKED}"
 BURY = f"""
 UPDATE deliveries SET status = 'dead-letter', dead_reason = 'webhook_deleted', next_attempt_at = NULL, finished_at = ?
-WHERE id IN (SELECT id FROM deliveries WHERE webhook_id = ? AND finished_at IS NULL LIMIT ?) AND {_NOT_HELD.format("?")}
+WHERE id IN (SELECT id FROM deliveries WHERE webhook_id = ? AND finished_at IS NULL LIMIT ?)
+      AND coalesce(finished_at, 0) = 0 AND {_NOT_HELD.format("?")}
 """
 _BURIED_AT_ONCE = 500  # a few milliseconds of the one writer
 
@@ -125,5 +129,6 @@ def _look_for_work(now: int) -> Script[tuple[list[str], list[str]]]:
 
 
 def _bury(webhook_id: str, now: int) -> Script[int]:
+    yield fetch(_LOCK_LANE, (webhook_id,))
     buried: int = yield execute(BURY, (now, webhook_id, _BURIED_AT_ONCE, webhook_id, now))
     return buried

@@ -4,7 +4,7 @@ import socket
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from gatepost.adapters.storage.rows import to_ms
+from gatepost.adapters.storage.rows import NEVER_MS, to_ms
 from gatepost.adapters.storage.scripts import IN_LIST, LOCKED, Database, Script, execute, fetch, listed
 from gatepost.adapters.storage.shares import FORGOTTEN_AFTER, proven_after_ms, room_in_share, surplus
 from gatepost.ports import Renewal
@@ -13,12 +13,18 @@ SEEN = """
 INSERT INTO workers (id, host, started_at, seen_at) VALUES (?, ?, ?, ?)
 ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at
 """
+# As if it had only just joined, for good.
+_RETIRE = f"UPDATE workers SET started_at = {NEVER_MS} WHERE id = ?"
 FORGET = "DELETE FROM workers WHERE id = ?"
 _FORGET_LONG_GONE = "DELETE FROM workers WHERE seen_at < ?"
 # `<> ''` says nothing new, but lets the index of leased lanes find them.
+_LOCK_ALL = f"SELECT webhook_id FROM lanes WHERE owner = ? AND owner <> '' ORDER BY webhook_id {LOCKED}"
 _RELEASE_ALL = "UPDATE lanes SET owner = '', lease_until = 0 WHERE owner = ? AND owner <> ''"
 
-OTHERS = "SELECT count(*) FROM workers WHERE seen_at > ? AND seen_at - started_at >= ? AND id <> ?"
+# Seen in the future is not alive either: the server's clock was set back.
+OTHERS = """
+SELECT count(*) FROM workers WHERE seen_at > ? AND seen_at <= ? AND seen_at - started_at >= ? AND id <> ?
+"""
 # What there is to share out, and how much of it an owner has.
 WANTED = """
 SELECT (SELECT count(*) FROM lanes WHERE owner = '' AND due_at <= ? AND hold_until <= ?),
@@ -38,6 +44,9 @@ class SqlOwners:
     async def join(self, owner: str, *, now: datetime) -> None:
         await self._database.write_lanes(_join(owner, now))
 
+    async def retire(self, owner: str) -> None:
+        await self._database.write_lanes(_retire(owner))
+
     async def leave(self, owner: str) -> None:
         await self._database.write_lanes(_leave(owner))
 
@@ -47,7 +56,7 @@ class SqlOwners:
 
 def room_for(owner: str, *, now: datetime, lease: timedelta) -> Script[int | None]:
     """Return how many more lanes an owner may have, less than none if it has too many; None while it is alone."""
-    [(others,)] = yield fetch(OTHERS, (to_ms(now - lease), proven_after_ms(lease), owner))
+    [(others,)] = yield fetch(OTHERS, (to_ms(now - lease), to_ms(now + lease), proven_after_ms(lease), owner))
     if not others:
         return None
     [(due, leased, own)] = yield fetch(WANTED, (to_ms(now), to_ms(now), owner))
@@ -59,7 +68,12 @@ def _join(owner: str, now: datetime) -> Script[None]:
     yield execute(SEEN, _seen(owner, now))
 
 
+def _retire(owner: str) -> Script[None]:
+    yield execute(_RETIRE, (owner,))
+
+
 def _leave(owner: str) -> Script[None]:
+    yield fetch(_LOCK_ALL, (owner,))
     yield execute(_RELEASE_ALL, (owner,))
     yield execute(FORGET, (owner,))
 
