@@ -26,7 +26,6 @@ from gatepost.adapters.resolver import Resolver
 from gatepost.adapters.sender import CurlSender
 from gatepost.adapters.system import FollowedClock, SystemChance, SystemClock
 from gatepost.config import Settings
-from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import NotFound
 from gatepost.domain.groups import Role
 from gatepost.domain.network import TargetPolicy
