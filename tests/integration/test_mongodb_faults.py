@@ -1,5 +1,6 @@
 """What a MongoDB server or process that fails half-way does to others: an error by name, nothing lost, nothing told."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -10,8 +11,21 @@ from structlog.testing import capture_logs
 from structlog.typing import EventDict
 from tests.builders import GROUP_ID, accepted, make_task_change
 from tests.contract.backends import MongoBackend, Store
-from tests.contract.steps import add_webhook, detail, emit_one, leased_with_one, record, save
-from tests.integration.taps import Failing
+from tests.contract.steps import (
+    ADA,
+    EVE,
+    LEASE,
+    add_webhook,
+    detail,
+    emit_one,
+    lease,
+    leased_with_one,
+    record,
+    save,
+)
+from tests.fakes import NOW
+from tests.integration.mongodb_rigs import documents
+from tests.integration.taps import Failing, Tap
 
 from gatepost.domain.deliveries import Status
 from gatepost.domain.errors import StoreUnavailable
@@ -66,6 +80,36 @@ async def test_an_outcome_that_is_refused_even_without_its_response_is_an_error_
 
     await record(store, lane, queued, accepted())
     assert (await detail(store, delivery)).attempts[0].outcome == accepted()
+
+
+# --- leaving -------------------------------------------------------------------------------------------------
+
+
+async def test_a_lease_that_is_under_way_when_its_owner_leaves_keeps_nothing(store: Store, other_store: Store) -> None:
+    for _ in range(40):  # more than are taken at once
+        await emit_one(store, await add_webhook(store))
+    await store.join(ADA, now=NOW)
+
+    async with Tap(store).stopped_before("lanes.find_one_and_update", lease(store, ADA)) as leasing:
+        leasing.cancel()  # as the engine does with its loops when it ends
+        leaving = asyncio.create_task(store.leave(ADA))
+        await asyncio.wait([leaving], timeout=0.5)
+    await leaving
+    await store.close()  # whatever was under way has ended
+
+    assert len(await lease(other_store, EVE)) == 40
+    assert (await documents(other_store))["workers"] == []
+
+
+async def test_an_owner_that_left_neither_leases_nor_renews_until_it_joins_again(store: Store) -> None:
+    webhook, lane, *_ = await leased_with_one(store)
+    await store.leave(ADA)
+
+    assert await lease(store, ADA) == {}
+    assert (await store.renew_lanes(ADA, {webhook.id: lane.token}, now=NOW, lease=LEASE)).lost == {webhook.id}
+    assert (await documents(store))["workers"] == []
+    await store.join(ADA, now=NOW)
+    assert set(await lease(store, ADA)) == {webhook.id}
 
 
 # --- what errors tell ----------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ ANSWER_MS = 10_000
 # What people ask takes turns, so that the engine always finds a connection among the driver's 100.
 TURNS = 64
 TURN_SECONDS = 30.0
+ENDING_SECONDS = 15.0  # for writes that somebody else waits for: longer than a single one may take
 
 MOST_IDS = 500  # in one `$in`
 DUPLICATE_KEY = 11000
@@ -57,7 +58,10 @@ class Mongo:
         self.workers = self.database["workers"]
         self.deliveries = self.database["deliveries"]
         self._turns = asyncio.Semaphore(TURNS)
+        # Owners that left this store: what they asked for before may still be under way, and takes nothing any more.
+        self.left: set[str] = set()
         self._writing: set[asyncio.Task[Any]] = set()
+        self._writing_lanes: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     async def read(self, looking: Coroutine[Any, Any, T]) -> T:
@@ -79,7 +83,12 @@ class Mongo:
     async def write_lanes(self, writing: Coroutine[Any, Any, T]) -> T:
         """Await writes of the engine, which never wait for what people ask."""
         self._refuse_if_closed(writing)
-        return await self._to_its_end(_at_border(writing))
+        return await self._to_its_end(_at_border(writing), self._writing_lanes)
+
+    async def lane_writes_ended(self) -> None:
+        """Wait for the engine's writes that are under way now, though whoever asked for them has given up."""
+        if self._writing_lanes:
+            await asyncio.wait(set(self._writing_lanes), timeout=ENDING_SECONDS)
 
     def _refuse_if_closed(self, writing: Coroutine[Any, Any, Any]) -> None:
         if self._closed:
@@ -100,10 +109,11 @@ class Mongo:
         finally:
             self._turns.release()
 
-    async def _to_its_end(self, writing: Coroutine[Any, Any, T]) -> T:
+    async def _to_its_end(self, writing: Coroutine[Any, Any, T], *more: set[asyncio.Task[Any]]) -> T:
         task = asyncio.create_task(writing)
-        self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
+        for noted in (self._writing, *more):
+            noted.add(task)
+            task.add_done_callback(noted.discard)
         return await asyncio.shield(task)
 
     async def close(self) -> None:

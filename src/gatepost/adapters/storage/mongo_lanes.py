@@ -112,6 +112,8 @@ async def _take(mongo: Mongo, wish: _Wish, found: Mapping[str, Any]) -> LeasedLa
     Token, owner and end of the lease are compared with what was found: so it has not been leased, released or renewed
     since, and whether its owner released it is still what was found, too.
     """
+    if wish.owner in mongo.left:
+        return None
     lane = await mongo.lanes.find_one_and_update(
         {"_id": found["_id"], **{field: found[field] for field in ("token", "free", "lease_until")}, **wish.ready},
         {
