@@ -102,6 +102,17 @@ class Broken:
         raise AutoReconnect("nothing can be written")
 
 
+class Standing:
+    """A collection with methods that stand in for its own."""
+
+    def __init__(self, collection: Any, **methods: Callable[..., Any]) -> None:
+        self._collection = collection
+        self._methods = methods
+
+    def __getattr__(self, method: str) -> Any:
+        return self._methods.get(method) or getattr(self._collection, method)
+
+
 class Failing:
     """A collection that answers one method with errors, one after the other, and then as it is."""
 
@@ -111,13 +122,9 @@ class Failing:
         self._errors = errors
 
     def __getattr__(self, method: str) -> Any:
-        real = getattr(self._collection, method)
-        if method != self._method:
-            return real
+        if method == self._method and self._errors:
+            return self._fail
+        return getattr(self._collection, method)
 
-        async def asked(*args: Any, **options: Any) -> Any:
-            if self._errors:
-                raise self._errors.pop(0)
-            return await real(*args, **options)
-
-        return asked
+    def _fail(self, *_: Any, **__: Any) -> Any:
+        raise self._errors.pop(0)

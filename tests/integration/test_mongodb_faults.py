@@ -6,7 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from pymongo.errors import AutoReconnect, BulkWriteError, InvalidOperation, OperationFailure, PyMongoError
+from pymongo.errors import (
+    AutoReconnect,
+    BulkWriteError,
+    ExecutionTimeout,
+    InvalidOperation,
+    OperationFailure,
+    PyMongoError,
+)
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 from tests.builders import GROUP_ID, accepted, make_task_change
@@ -14,19 +21,25 @@ from tests.contract.backends import MongoBackend, Store
 from tests.contract.steps import (
     ADA,
     EVE,
+    HOUR,
     LEASE,
     add_webhook,
     detail,
+    edit_webhook,
+    emit_many,
     emit_one,
+    ids,
     lease,
     leased_with_one,
+    read,
     record,
     save,
 )
 from tests.fakes import NOW
 from tests.integration.mongodb_rigs import documents
-from tests.integration.taps import Failing, Tap
+from tests.integration.taps import Broken, Failing, Standing, Tap
 
+from gatepost.adapters.storage import mongo_sweep
 from gatepost.domain.deliveries import Status
 from gatepost.domain.errors import StoreUnavailable
 
@@ -112,6 +125,97 @@ async def test_an_owner_that_left_neither_leases_nor_renews_until_it_joins_again
     assert set(await lease(store, ADA)) == {webhook.id}
 
 
+# --- the sweep -----------------------------------------------------------------------------------------------
+
+
+async def test_what_cannot_be_passed_on_keeps_nobody_from_the_others_and_is_tried_once(
+    store: Store, other_store: Store
+) -> None:
+    webhook = await add_webhook(store)
+    mongo, other = mongo_of(store), mongo_of(other_store)
+    events, mongo.events = mongo.events, Broken(mongo.events)
+    await emit_many(store, webhook, 120)
+    (healthy,) = await asyncio.gather(emit_one(store, webhook))
+    mongo.events = events
+    tried: list[str] = []
+
+    async def insert_many(documents: list[dict[str, Any]], **options: Any) -> Any:
+        tried.append(documents[0]["id"])
+        if documents[0]["id"] != healthy.event_id:
+            raise refusal(133)
+        return await events.insert_many(documents, **options)
+
+    other.events = Standing(events, insert_many=insert_many)
+    await other_store.sweep(now=NOW)
+
+    assert len(tried) == len(set(tried)) == 121
+    assert ids((await read(other_store, webhook, limit=200)).deliveries) == [healthy.id]
+
+
+async def test_a_sweep_ends_early_when_the_server_is_gone(store: Store, other_store: Store) -> None:
+    webhook = await add_webhook(store)
+    mongo, other = mongo_of(store), mongo_of(other_store)
+    events, mongo.events = mongo.events, Broken(mongo.events)
+    await emit_many(store, webhook, 30)
+    mongo.events = events
+    tap = Tap(other_store)
+    other.events = Broken(other.events)
+
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
+        await other_store.sweep(now=NOW)
+
+    assert tap.written == []
+
+
+async def test_a_step_of_the_sweep_that_fails_is_told_once_the_others_are_done(
+    store: Store, other_store: Store
+) -> None:
+    gone, forgotten = await add_webhook(store), await add_webhook(store)
+    delivery = await emit_one(store, gone)
+    await store.delete_webhook(GROUP_ID, gone.id, now=NOW)
+    Tap(store).die_at(5, is_done_first=False)  # before the poke
+    await emit_one(store, forgotten)
+    failing(other_store, "tasks", "find", ExecutionTimeout("too slow", 50))
+
+    with pytest.raises(StoreUnavailable, match="ExecutionTimeout 50"):
+        await other_store.sweep(now=NOW)
+
+    assert (await detail(other_store, delivery)).delivery.progress.status is Status.DEAD_LETTER
+    assert set(await lease(other_store)) == {forgotten.id}
+
+
+async def test_a_lane_is_found_forgotten_among_more_than_are_looked_at_at_once(
+    store: Store, other_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongo_sweep, "_LANES_AT_ONCE", 3)
+    monkeypatch.setattr(mongo_sweep, "_DUE_AT_ONCE", 2)
+    webhooks = [await add_webhook(store) for _ in range(10)]
+    disabled = await add_webhook(store)
+    await emit_one(store, disabled)
+    await edit_webhook(store, disabled, enabled=False)
+    mongo = mongo_of(store)
+    mongo.lanes = Standing(mongo.lanes, bulk_write=nothing)  # the pokes get lost
+    forgotten = {webhooks[n].id for n in (0, 1, 9)}
+    for webhook in webhooks:
+        if webhook.id in forgotten:
+            await emit_many(store, webhook, 3)
+
+    assert await other_store.sweep(now=NOW) == 3
+    assert set(await lease(other_store)) == forgotten
+    assert await other_store.sweep(now=NOW) == 0
+
+
+async def test_the_lane_of_a_webhook_that_was_deleted_while_its_owner_was_dead_counts_no_more(store: Store) -> None:
+    webhook, *_ = await leased_with_one(store)
+    await store.delete_webhook(GROUP_ID, webhook.id, now=NOW)
+
+    await store.sweep(now=NOW + 25 * HOUR)
+
+    (lane,) = (await documents(store))["lanes"]
+    assert (lane["free"], lane["owner"]) == (1, "")
+    assert await lease(store, EVE, now=NOW + 26 * HOUR) == {}
+
+
 # --- what errors tell ----------------------------------------------------------------------------------------
 
 QUOTING = {"url": "https://hooks.example/a-secret-path", "body": "a body that nobody else may read"}
@@ -179,7 +283,15 @@ async def test_what_a_document_cannot_hold_is_no_error_of_the_server(store: Stor
 # --- steps ---------------------------------------------------------------------------------------------------
 
 
+def mongo_of(store: Store) -> Any:
+    return store._mongo  # type: ignore[attr-defined]
+
+
+async def nothing(*_: Any, **__: Any) -> None:
+    """Do nothing, and say that it went well."""
+
+
 def failing(store: Store, collection: str, method: str, *errors: PyMongoError) -> None:
     """Let a collection answer one method with these errors, one after the other, and then as it is."""
-    mongo: Any = store._mongo  # type: ignore[attr-defined]
+    mongo = mongo_of(store)
     setattr(mongo, collection, Failing(getattr(mongo, collection), method, list(errors)))

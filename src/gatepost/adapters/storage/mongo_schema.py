@@ -50,12 +50,11 @@ INDEXES: Mapping[str, Sequence[tuple[str, ...]]] = {
     ),
     "workers": (("seen_at",),),  # who is alive
     "deliveries": (
-        ("webhook_id", "open", "next_attempt_at", "id"),  # reading a lane, releasing it, burying what it is owed
+        ("webhook_id", "open", "next_attempt_at", "id"),  # a lane: reading, releasing, burying, poking
         ("webhook_id", "id"),  # the list of a webhook
         ("group_id", "id"),  # the list of a group
         ("group_id", "status", "id"),  # its dead letters, say
         ("group_id", "task_ids", "id"),  # what is about a task
-        ("open", "next_attempt_at", "webhook_id"),  # the sweep: webhooks with something due
     ),
 }
 

@@ -1,13 +1,17 @@
-"""The sweep in MongoDB: what somebody left half-way is finished, and hints are made from the truth again."""
+"""The sweep in MongoDB: what somebody left half-way is finished, and hints are made from the truth again.
 
-from collections.abc import Mapping
+Each of its steps may be done twice, and broken off anywhere. What is wrong with one document, or with the shard that it
+lies on, keeps nobody from the others.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
-from pymongo.errors import OperationFailure
+from pymongo.errors import ConnectionFailure, PyMongoError
 
 from gatepost.adapters.storage.mongo_documents import CLOSED, OPEN
-from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, parts_of, said_by
+from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, said_by
 from gatepost.adapters.storage.mongo_outbox import OUTBOX_FIELDS, poke, relay
 from gatepost.adapters.storage.mongo_webhook_documents import BURIED, DELETED
 from gatepost.adapters.storage.mongo_webhooks import tell
@@ -17,7 +21,10 @@ from gatepost.domain.deliveries import DeadReason, Status
 log = structlog.get_logger()
 
 _AT_ONCE = 100
-_MOST_ROUNDS = 100
+_LANES_AT_ONCE = 500
+_DUE_AT_ONCE = 500
+_MOST_OF_ONE_SWEEP = 10_000  # what waits beyond that waits for the next
+_MOST_LOST = 10  # connections, of one step: the server is gone, and nobody's turn is worth the wait
 _BURIED_AT_ONCE = 500
 # Somebody may have matched an event before the webhook was deleted, and be slow to write it: it is looked at again for
 # a day.
@@ -25,33 +32,66 @@ _BURIED_FOR_GOOD_AFTER_MS = 24 * 60 * 60 * 1000
 
 
 async def sweep(mongo: Mongo, now: int) -> int:
-    """Finish what was left, bury what the deleted are owed, poke what was forgotten; return how many were poked."""
-    await _relay_what_waits(mongo)
-    await _tell_what_was_written(mongo, now)
-    await _bury_what_is_owed_to_the_deleted(mongo, now)
-    forgotten = await _forgotten(mongo, now)
-    await poke(mongo, dict.fromkeys(forgotten, now))
-    return len(forgotten)
+    """Finish what was left, bury what the deleted are owed, poke what was forgotten; return how many were poked.
+
+    Raises: the first error of a step, once all of them have had their turn.
+    """
+    failed = []
+    for step in (_relay_what_waits, _tell_what_was_written, _bury_what_is_owed_to_the_deleted):
+        try:
+            await step(mongo, now)
+        except PyMongoError as error:
+            failed.append(error)
+    poked = await _poke_what_was_forgotten(mongo, now)
+    if failed:
+        raise failed[0]
+    return poked
 
 
-async def _relay_what_waits(mongo: Mongo) -> None:
-    """Pass on what somebody left in an outbox. Whoever is just passing it on is not disturbed by us."""
-    for _ in range(_MOST_ROUNDS):  # others go on emitting: what is under way at this moment is never all of it
-        asked = mongo.tasks.find({"pending_events": {"$gt": 0}}, OUTBOX_FIELDS).sort("pending_events", 1)
-        waiting = await fetch(asked.limit(_AT_ONCE))
-        for task in waiting:
-            try:
-                await relay(mongo, task)
-            except OperationFailure as error:  # the server is there, and refuses this one: the others are tried
-                log.warning("outbox.not_relayed", task_id=task["id"], group_id=task["group_id"], reason=said_by(error))
-        if len(waiting) < _AT_ONCE:
-            return
+async def _for_each(what: str, documents: Sequence[Document], do: Callable[[Document], Awaitable[None]]) -> None:
+    """Do something with each document, and pass over those that the server refuses it for.
+
+    Raises: ConnectionFailure, when it was lost again and again.
+    """
+    lost = 0
+    for document in documents:
+        try:
+            await do(document)
+        except PyMongoError as error:
+            lost += isinstance(error, ConnectionFailure)
+            if lost == _MOST_LOST:
+                raise
+            ids = {f"{what}_id": document["id"], "group_id": document["group_id"]}
+            log.warning(_LEFT_OVER[what], **ids, reason=said_by(error))
+
+
+_LEFT_OVER = {"task": "outbox.not_relayed", "webhook": "webhook.not_swept"}
+
+
+async def _relay_what_waits(mongo: Mongo, _: int) -> None:
+    """Pass on what somebody left in an outbox. Whoever is just passing it on is not disturbed by us.
+
+    Each task once: others go on emitting, and there are always some that wait for a moment. Those in which the most
+    waits first, as nobody passes them on.
+    """
+    asked = mongo.tasks.find({"pending_events": {"$gt": 0}}, {"_id": 1, "group_id": 1}).sort("pending_events", -1)
+    found = await fetch(asked.limit(_MOST_OF_ONE_SWEEP))
+    for start in range(0, len(found), _AT_ONCE):
+        part = found[start : start + _AT_ONCE]
+        groups = sorted({each["group_id"] for each in part})  # for the shard key
+        again = {"_id": {"$in": [each["_id"] for each in part]}, "group_id": {"$in": groups}}
+        tasks = {task["_id"]: task for task in await fetch(mongo.tasks.find(again, OUTBOX_FIELDS))}
+        await _for_each(
+            "task",
+            [tasks[each["_id"]] for each in part if each["_id"] in tasks],
+            lambda task: relay(mongo, task),
+        )
 
 
 async def _tell_what_was_written(mongo: Mongo, now: int) -> None:
     fields = {"id": 1, "group_id": 1, "enabled": 1, "deleted": 1, "rev": 1}
-    for webhook in await fetch(mongo.webhooks.find({"told": 0}, fields).limit(_AT_ONCE)):
-        await tell(mongo, webhook, now=now)
+    untold = await fetch(mongo.webhooks.find({"told": 0}, fields).limit(_MOST_OF_ONE_SWEEP))
+    await _for_each("webhook", untold, lambda webhook: tell(mongo, webhook, now=now))
 
 
 # --- burying -------------------------------------------------------------------------------------------------
@@ -60,14 +100,18 @@ async def _tell_what_was_written(mongo: Mongo, now: int) -> None:
 async def _bury_what_is_owed_to_the_deleted(mongo: Mongo, now: int) -> None:
     last = ""
     while True:
-        asked = mongo.webhooks.find({"deleted": DELETED, "id": {"$gt": last}}, {"id": 1, "deleted_at": 1})
+        fields = {"id": 1, "group_id": 1, "deleted_at": 1}
+        asked = mongo.webhooks.find({"deleted": DELETED, "id": {"$gt": last}}, fields)
         deleted = await fetch(asked.sort("id", 1).limit(_AT_ONCE))
-        for webhook in deleted:
-            last = webhook["id"]
-            if not await _is_held(mongo, last, now):
-                await _bury(mongo, webhook, now)
+        await _for_each("webhook", deleted, lambda webhook: _bury_unless_held(mongo, webhook, now))
         if len(deleted) < _AT_ONCE:
             return
+        last = deleted[-1]["id"]
+
+
+async def _bury_unless_held(mongo: Mongo, webhook: Mapping[str, Any], now: int) -> None:
+    if not await _is_held(mongo, webhook["id"], now):
+        await _bury(mongo, webhook, now)
 
 
 async def _is_held(mongo: Mongo, webhook_id: str, now: int) -> bool:
@@ -90,17 +134,37 @@ async def _bury(mongo: Mongo, webhook: Mapping[str, Any], now: int) -> None:
         # Asked again whether it is still open, as its last attempt may have been recorded meanwhile.
         await mongo.deliveries.update_many({"_id": {"$in": [each["_id"] for each in found]}, **owed}, {"$set": dead})
     if webhook["deleted_at"] < now - _BURIED_FOR_GOOD_AFTER_MS:
+        # Its owner died with it: nobody can lease it anew, and as a leased one it would count in shares for ever.
+        lapsed = {"_id": webhook["id"], "free": 0, "lease_until": {"$lt": now}}
+        await mongo.lanes.update_one(lapsed, {"$set": {"owner": "", "free": 1, "lease_until": 0}})
         await mongo.webhooks.update_one({"_id": webhook["id"], "deleted": DELETED}, {"$set": {"deleted": BURIED}})
 
 
 # --- hints ---------------------------------------------------------------------------------------------------
 
 
-async def _forgotten(mongo: Mongo, now: int) -> list[str]:
-    """Return lanes that hint at later, although something of theirs is due. A leased lane is due as long as it is."""
-    due = await mongo.deliveries.distinct("webhook_id", {"open": OPEN, "next_attempt_at": {"$lte": now}})
-    forgotten: list[str] = []
-    for part in parts_of(due):
-        asked = {"_id": {"$in": part}, "free": 1, "due_at": {"$gt": now}, "hold_until": {"$lte": now}}
-        forgotten += [lane["_id"] for lane in await fetch(mongo.lanes.find(asked, {"_id": 1}))]
-    return forgotten
+async def _poke_what_was_forgotten(mongo: Mongo, now: int) -> int:
+    """Poke lanes that hint at later, although something of theirs is due. A leased lane is due as long as it is.
+
+    Not by what is due: that is all that a webhook which is disabled, or down, has gathered.
+    """
+    poked = 0
+    asked = {"free": 1, "due_at": {"$gt": now}, "hold_until": {"$lte": now}}
+    async with mongo.lanes.find(asked, {"_id": 1}).sort("due_at", 1).batch_size(_LANES_AT_ONCE) as cursor:
+        while lanes := await cursor.to_list(_LANES_AT_ONCE):
+            forgotten = await _with_something_due(mongo, {lane["_id"] for lane in lanes}, now)
+            await poke(mongo, dict.fromkeys(forgotten, now))
+            poked += len(forgotten)
+    return poked
+
+
+async def _with_something_due(mongo: Mongo, webhook_ids: set[str], now: int) -> set[str]:
+    """Return those of a few lanes that have something due: most of the time none, and one may have a million."""
+    rest = set(webhook_ids)
+    while rest:
+        due = {"webhook_id": {"$in": sorted(rest)}, "open": OPEN, "next_attempt_at": {"$lte": now}}
+        found = await fetch(mongo.deliveries.find(due, {"webhook_id": 1}).limit(_DUE_AT_ONCE))
+        rest -= {each["webhook_id"] for each in found}
+        if len(found) < _DUE_AT_ONCE:
+            break
+    return webhook_ids - rest
