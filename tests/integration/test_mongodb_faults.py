@@ -23,6 +23,7 @@ from tests.contract.steps import (
     EVE,
     HOUR,
     LEASE,
+    SECOND,
     add_webhook,
     detail,
     edit_webhook,
@@ -123,6 +124,35 @@ async def test_an_owner_that_left_neither_leases_nor_renews_until_it_joins_again
     assert (await documents(store))["workers"] == []
     await store.join(ADA, now=NOW)
     assert set(await lease(store, ADA)) == {webhook.id}
+
+
+# --- renewing ------------------------------------------------------------------------------------------------
+
+
+async def test_a_renewal_that_was_given_up_and_comes_late_does_not_shorten_a_lease(
+    store: Store, other_store: Store
+) -> None:
+    webhook, lane, *_ = await leased_with_one(store)
+    tokens = {webhook.id: lane.token}
+
+    late = store.renew_lanes(ADA, tokens, now=NOW, lease=LEASE)
+    async with Tap(store).stopped_before("lanes.bulk_write", late):
+        await other_store.renew_lanes(ADA, tokens, now=NOW + 20 * SECOND, lease=LEASE)
+
+    assert await lease(other_store, EVE, now=NOW + 49 * SECOND) == {}
+    assert set(await lease(other_store, EVE, now=NOW + 51 * SECOND)) == {webhook.id}
+
+
+async def test_a_lease_absurdly_far_ahead_is_shortened_by_its_renewal(store: Store, other_store: Store) -> None:
+    webhook, lane, *_ = await leased_with_one(store)
+    tokens = {webhook.id: lane.token}
+    await store.renew_lanes(ADA, tokens, now=NOW + HOUR, lease=LEASE)  # and then the clock steps back
+
+    renewal = await store.renew_lanes(ADA, tokens, now=NOW, lease=LEASE)
+
+    assert renewal.lost == set()
+    assert await lease(other_store, EVE, now=NOW + 29 * SECOND) == {}
+    assert set(await lease(other_store, EVE, now=NOW + 31 * SECOND)) == {webhook.id}
 
 
 # --- the sweep -----------------------------------------------------------------------------------------------

@@ -79,14 +79,19 @@ async def _renew(mongo: Mongo, owner: str, tokens: Mapping[str, int], now: datet
     await _seen(mongo, owner, to_ms(now))
     lost: set[str] = set()
     for part in parts_of(tokens):
-        lost |= await _extended(mongo, owner, {each: tokens[each] for each in part}, to_ms(now + lease))
+        lost |= await _extended(mongo, owner, {each: tokens[each] for each in part}, now, lease)
     room = await room_for(mongo, owner, now=now, lease=lease)
     return Renewal(lost, surplus(room))
 
 
-async def _extended(mongo: Mongo, owner: str, tokens: Mapping[str, int], until: int) -> set[str]:
-    """Extend leases, each by a comparison of its own; return the lanes that were lost."""
-    extend = {"$set": {"lease_until": until}}
+async def _extended(mongo: Mongo, owner: str, tokens: Mapping[str, int], now: datetime, lease: timedelta) -> set[str]:
+    """Extend leases, each by a comparison of its own; return the lanes that were lost.
+
+    Only ever extended: a renewal that was given up may still reach the server, after the next one.
+    """
+    until = to_ms(now + lease)
+    await _shorten_absurd(mongo, owner, tokens, now, lease)
+    extend = {"$max": {"lease_until": until}}
     done = await mongo.lanes.bulk_write(
         [UpdateOne({"_id": each, "token": token, "owner": owner}, extend) for each, token in tokens.items()],
         ordered=False,
@@ -96,6 +101,15 @@ async def _extended(mongo: Mongo, owner: str, tokens: Mapping[str, int], until: 
     # Some are lost. A token is used once: whoever still has it with this owner was extended.
     lanes = await fetch(mongo.lanes.find({"_id": {"$in": list(tokens)}, "owner": owner}, {"token": 1}))
     return set(tokens) - {lane["_id"] for lane in lanes if lane["token"] == tokens[lane["_id"]]}
+
+
+async def _shorten_absurd(mongo: Mongo, owner: str, tokens: Mapping[str, int], now: datetime, lease: timedelta) -> None:
+    """End leases in time that are absurdly far ahead: a clock stepped back. Each only if it still ends as was found."""
+    ahead = {"_id": {"$in": list(tokens)}, "owner": owner, "lease_until": {"$gt": to_ms(now + 2 * lease)}}
+    absurd = await fetch(mongo.lanes.find(ahead, {"lease_until": 1}))
+    if absurd:
+        shorten = {"$set": {"lease_until": to_ms(now + lease)}}
+        await mongo.lanes.bulk_write([UpdateOne({**each, "owner": owner}, shorten) for each in absurd], ordered=False)
 
 
 async def _seen(mongo: Mongo, owner: str, now: int) -> None:
