@@ -91,13 +91,15 @@ async def _add_replay(mongo: Mongo, group_id: str, delivery: Delivery) -> Saved:
         return Saved.STALE
     document = delivery_document(delivery)
     with mongo.hand_over.emission([queued(delivery, body=event["body"], hop=event["hop"])]) as hand_over:
-        await insert_new(mongo.deliveries, [document])  # this is the commit: what fails after it unsays nothing
+        # This is the commit: what fails after it unsays nothing. Made before, it may have been sent since.
+        is_new = await insert_new(mongo.deliveries, [document])
         try:
             await poke(mongo, {delivery.webhook_id: document["next_attempt_at"]})
         except PyMongoError as error:
             log.warning("lane.not_poked", webhook_id=delivery.webhook_id, reason=said_by(error))  # the sweep will
         else:
-            hand_over()
+            if is_new:
+                hand_over()
     return Saved.DONE
 
 

@@ -80,6 +80,11 @@ class Mongo:
         """Await reads of the engine, which never wait for what people ask."""
         return await _at_border(looking)
 
+    async def repeat_lanes(self, doing: Coroutine[Any, Any, T]) -> T:
+        """Await what the engine does again and again; it may be broken off anywhere, and nobody waits for its end."""
+        self._refuse_if_closed(doing)
+        return await _at_border(doing)
+
     async def write_lanes(self, writing: Coroutine[Any, Any, T]) -> T:
         """Await writes of the engine, which never wait for what people ask."""
         self._refuse_if_closed(writing)
@@ -189,18 +194,22 @@ def _client(url: str) -> AsyncMongoClient[Document]:
         raise StoreUnavailable(f"the URL is none of a MongoDB database ({reason})") from None
 
 
-async def insert_new(collection: Collection, documents: Sequence[Document]) -> None:
-    """Insert what is not there yet. An `_id` that is taken is the same write made before, so it is done already.
+async def insert_new(collection: Collection, documents: Sequence[Document]) -> list[Document]:
+    """Insert what is not there yet, and return that.
 
+    An `_id` that is taken is the same write made before, so it is done already.
     The driver would add an `_id` to documents that have none; ours all have one.
     """
     if not documents:
-        return
+        return []
     try:
         await collection.insert_many(documents, ordered=False)
     except BulkWriteError as error:
         if error.details.get("writeConcernErrors") or set(error_codes(error)) != {DUPLICATE_KEY}:
             raise
+        taken = {each["index"] for each in error.details["writeErrors"]}
+        return [document for index, document in enumerate(documents) if index not in taken]
+    return list(documents)
 
 
 def error_codes(error: BulkWriteError) -> list[int]:

@@ -41,7 +41,7 @@ class MongoLanes:
         return await self._mongo.write_lanes(_release_lanes(self._mongo, releases))
 
     async def sweep(self, *, now: datetime) -> int:
-        return await self._mongo.write_lanes(sweep(self._mongo, to_ms(now)))
+        return await self._mongo.repeat_lanes(sweep(self._mongo, to_ms(now)))
 
 
 # --- leasing -------------------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ async def _update(mongo: Mongo, change: TaskChange, entry: Document) -> Document
 
 
 async def _make_room(mongo: Mongo, change: TaskChange) -> bool:
-    """Pass on what waits, if it is too much for one more, and say whether it was.
+    """Pass on what waits, if it is too much for one more; say whether the task is as the change expects.
 
     Raises: StoreUnavailable, when it cannot be passed on.
     """
@@ -167,7 +167,7 @@ async def _make_room(mongo: Mongo, change: TaskChange) -> bool:
     if task is None or task["version"] != change.expected_version:
         return False
     if task["pending_events"] < MOST_PENDING_EVENTS and task["pending_bytes"] < MOST_PENDING_BYTES:
-        return False
+        return True  # somebody has passed it on since
     try:
         await relay(mongo, task)
     except PyMongoError as error:
