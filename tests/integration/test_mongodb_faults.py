@@ -16,7 +16,7 @@ from pymongo.errors import (
 )
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
-from tests.builders import GROUP_ID, accepted, make_task_change
+from tests.builders import GROUP_ID, accepted, make_occasion, make_settled, make_task_change, new_id, refused
 from tests.contract.backends import MongoBackend, Store
 from tests.contract.steps import (
     ADA,
@@ -31,18 +31,26 @@ from tests.contract.steps import (
     emit_one,
     ids,
     lease,
+    lease_one,
     leased_with_one,
     read,
+    read_one,
     record,
+    record_settled,
     save,
+    taking,
 )
 from tests.fakes import NOW
 from tests.integration.mongodb_rigs import documents
 from tests.integration.taps import Broken, Failing, Standing, Tap
 
 from gatepost.adapters.storage import mongo_sweep
-from gatepost.domain.deliveries import Status
+from gatepost.adapters.storage.mongo_outbox import MOST_PENDING_EVENTS
+from gatepost.domain import tasks
+from gatepost.domain.deliveries import ErrorClass, QueuedDelivery, Status, Unreachable, replayed
 from gatepost.domain.errors import StoreUnavailable
+from gatepost.domain.tasks import Task, TaskChange
+from gatepost.ports import Saved
 
 
 def refusal(code: int, errmsg: str = "it was refused", document: dict[str, Any] | None = None) -> BulkWriteError:
@@ -94,6 +102,83 @@ async def test_an_outcome_that_is_refused_even_without_its_response_is_an_error_
 
     await record(store, lane, queued, accepted())
     assert (await detail(store, delivery)).attempts[0].outcome == accepted()
+
+
+async def test_an_amendment_does_not_take_the_place_of_what_another_owner_has_recorded(
+    store: Store, other_store: Store
+) -> None:
+    webhook, lane, delivery, queued = await leased_with_one(store)
+    ours = make_settled(queued, refused())
+
+    async with Tap(store).stopped_before("deliveries.bulk_write", record_settled(store, lane, ours)):
+        theirs = await lease_one(other_store, webhook, EVE, now=NOW + HOUR)
+        their_queued = await read_one(other_store, webhook)
+    died = Unreachable(ErrorClass.INTERNAL_ERROR, "process died")
+    await record(other_store, theirs, their_queued, died, at=NOW + HOUR)
+    await record_settled(other_store, theirs, make_settled(their_queued, accepted(), at=NOW + HOUR, amends=True))
+
+    found = await detail(store, delivery)
+    assert (list(found.attempts), found.delivery.progress) == ([ours.attempt], ours.progress)
+
+
+# --- saving --------------------------------------------------------------------------------------------------
+
+
+async def test_a_replay_whose_answer_got_lost_is_not_handed_over_by_its_repeat(
+    store: Store, other_store: Store
+) -> None:
+    _, lane, delivery, queued = await leased_with_one(store)
+    await record(store, lane, queued, accepted())
+    replay = replayed(delivery, new_id("dlv"), max_attempts=3, now=NOW)
+    handed: list[QueuedDelivery] = []
+    other_store.on_queued = taking(handed)
+    Tap(store).die_at(1, is_done_first=True)
+    with pytest.raises(StoreUnavailable):
+        await store.add_replay(GROUP_ID, replay)
+
+    assert await other_store.add_replay(GROUP_ID, replay) is Saved.DONE
+
+    assert handed == []
+
+
+async def test_a_change_for_which_somebody_else_made_room_meanwhile_is_saved(store: Store, other_store: Store) -> None:
+    change = make_task_change()
+    await save(store, change)
+    mongo = mongo_of(store)
+    events, mongo.events = mongo.events, Broken(mongo.events)
+    for n in range(MOST_PENDING_EVENTS + 1):
+        change = update(change.task, n)
+        if n < MOST_PENDING_EVENTS:
+            assert await save(store, change) is Saved.DONE
+    mongo.events = events
+    find_one = mongo.tasks.find_one
+
+    async def swept_before(*args: Any, **options: Any) -> Any:
+        await other_store.sweep(now=NOW)
+        return await find_one(*args, **options)
+
+    mongo.tasks = Standing(mongo.tasks, find_one=swept_before)
+
+    assert await save(store, change) is Saved.DONE
+
+
+async def test_subscriptions_that_change_while_they_are_read_are_read_again(store: Store, other_store: Store) -> None:
+    first = await add_webhook(store)
+    mongo = mongo_of(store)
+    find_one, edits = mongo.groups.find_one, [add_webhook(other_store), add_webhook(other_store)]
+
+    async def edited_after(*args: Any, **options: Any) -> Any:
+        group = await find_one(*args, **options)
+        if edits:
+            await edits.pop()
+        return group
+
+    mongo.groups = Standing(mongo.groups, find_one=edited_after)
+    found = await store.subscriptions(GROUP_ID)
+
+    assert found == await other_store.subscriptions(GROUP_ID)
+    assert len(found.items) == 3
+    assert first.id in {each.webhook_id for each in found.items}
 
 
 # --- leaving -------------------------------------------------------------------------------------------------
@@ -246,6 +331,24 @@ async def test_the_lane_of_a_webhook_that_was_deleted_while_its_owner_was_dead_c
     assert await lease(store, EVE, now=NOW + 26 * HOUR) == {}
 
 
+async def test_closing_does_not_wait_for_a_sweep_that_was_given_up(store: Store, other_store: Store) -> None:
+    webhook = await add_webhook(store)
+    mongo = mongo_of(store)
+    events, mongo.events = mongo.events, Broken(mongo.events)
+    delivery = await emit_one(store, webhook)
+    mongo.events = events
+    tap = Tap(store)
+
+    async with tap.stopped_before("events.insert_many", store.sweep(now=NOW)) as sweeping:
+        sweeping.cancel()
+        async with asyncio.timeout(5):
+            await store.close()
+
+    assert tap.written == ["events.insert_many"]
+    await other_store.sweep(now=NOW)
+    assert ids((await read(other_store, webhook)).deliveries) == [delivery.id]
+
+
 # --- what errors tell ----------------------------------------------------------------------------------------
 
 QUOTING = {"url": "https://hooks.example/a-secret-path", "body": "a body that nobody else may read"}
@@ -311,6 +414,12 @@ async def test_what_a_document_cannot_hold_is_no_error_of_the_server(store: Stor
 
 
 # --- steps ---------------------------------------------------------------------------------------------------
+
+
+def update(task: Task, number: int) -> TaskChange:
+    change = tasks.update(task, {"difficulty": number % 10 + 1}, make_occasion())
+    assert change is not None
+    return change
 
 
 def mongo_of(store: Store) -> Any:

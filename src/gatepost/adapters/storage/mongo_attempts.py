@@ -9,6 +9,9 @@ can be made to depend on another, so the lane can be lost between that and the w
   the request while its lease was good (a request leaves within 80 % of it). The new owner may have read the delivery
   before that and send it again, as after any loss of a lane, and its outcome counts as recorded already.
 
+* An amendment takes the place of an `internal_error` only, which is what is written ahead: it does not name the one it
+  amends. So it spares what another owner has recorded under its number, unless that is an `internal_error` as well.
+
 To stamp each delivery with the token when it is read would close that, for a write per read of a lane. It is left open.
 """
 
@@ -30,7 +33,7 @@ from gatepost.adapters.storage.mongo_driver import (
 )
 from gatepost.adapters.storage.recording import without_response
 from gatepost.adapters.storage.rows import to_ms
-from gatepost.domain.deliveries import Attempt
+from gatepost.domain.deliveries import Attempt, ErrorClass
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.ports import LaneOutcomes, Settled
 
@@ -144,7 +147,9 @@ def _update(settled: Settled) -> UpdateOne:
     }
     if settled.amends:
         # The attempt written ahead of sending may have been the last one: what it finished is open to its amendment.
-        asked |= {"attempt_count": attempt.number, "open": {"$in": [OPEN, EXHAUSTED]}}
+        # Nor does it take the place of what another owner knows better.
+        written_ahead = {f"{_place_of(attempt)}.error_class": ErrorClass.INTERNAL_ERROR.value}
+        asked |= {"attempt_count": attempt.number, "open": {"$in": [OPEN, EXHAUSTED]}, **written_ahead}
     changes: Document = {_place_of(attempt): attempt_document(attempt)}
     # A failed probe counts for nothing and moves nothing; one that got through finishes its delivery.
     if not attempt.probe or settled.progress.finished_at is not None:

@@ -39,6 +39,7 @@ from gatepost.ports import LaneMark, Page, Saved, Subscriptions
 log = structlog.get_logger()
 
 _MOST_SUBSCRIPTIONS = 10_000  # quotas are far below
+_MOST_ROUNDS = 5  # of reading them while others edit; an emit matched against the last is refused, and matches again
 
 
 class MongoWebhooks:
@@ -79,11 +80,17 @@ async def webhooks_version_of(mongo: Mongo, group_id: str) -> int:
 
 
 async def _subscriptions(mongo: Mongo, group_id: str) -> Subscriptions:
-    # The version first: items newer than it make an emit match again, items older than it would be believed.
-    version = await webhooks_version_of(mongo, group_id)
+    # The version first: items newer than it make an emit match again, items older than it would be believed. Read once
+    # more after them, it tells whether they are all of one version.
     asked = {"group_id": group_id, "deleted": 0}
-    found = await fetch(mongo.webhooks.find(asked, SUBSCRIPTION_FIELDS).sort("id", 1).limit(_MOST_SUBSCRIPTIONS))
-    return Subscriptions(version, tuple(subscription_from_document(each) for each in found))
+    version = await webhooks_version_of(mongo, group_id)
+    rounds = 0
+    while True:
+        found = await fetch(mongo.webhooks.find(asked, SUBSCRIPTION_FIELDS).sort("id", 1).limit(_MOST_SUBSCRIPTIONS))
+        after, rounds = await webhooks_version_of(mongo, group_id), rounds + 1
+        if after == version or rounds == _MOST_ROUNDS:
+            return Subscriptions(version, tuple(subscription_from_document(each) for each in found))
+        version = after
 
 
 async def _webhook(mongo: Mongo, box: SecretBox, group_id: str, webhook_id: str) -> Webhook | None:
