@@ -13,11 +13,12 @@ from pymongo.errors import (
     InvalidOperation,
     OperationFailure,
     PyMongoError,
+    ServerSelectionTimeoutError,
 )
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 from tests.builders import GROUP_ID, accepted, make_occasion, make_settled, make_task_change, new_id, refused
-from tests.contract.backends import MongoBackend, Store
+from tests.contract.backends import SECRET_KEY, MongoBackend, Store
 from tests.contract.steps import (
     ADA,
     EVE,
@@ -44,7 +45,8 @@ from tests.fakes import NOW
 from tests.integration.mongodb_rigs import documents
 from tests.integration.taps import Broken, Failing, Standing, Tap
 
-from gatepost.adapters.storage import mongo_sweep
+from gatepost.adapters.secretbox import SecretBox
+from gatepost.adapters.storage import mongo_sweep, mongodb
 from gatepost.adapters.storage.mongo_outbox import MOST_PENDING_EVENTS
 from gatepost.domain import tasks
 from gatepost.domain.deliveries import ErrorClass, QueuedDelivery, Status, Unreachable, replayed
@@ -395,6 +397,20 @@ async def test_that_a_server_cannot_be_reached_is_told_without_its_name(store: S
         await store.task(GROUP_ID, "tsk_1")
 
     assert raised.value.detail == "the MongoDB database cannot be reached (AutoReconnect)"
+
+
+async def test_the_operator_is_told_why_a_server_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: Any) -> None:
+        raise ServerSelectionTimeoutError("mongo-7:27017: connection refused (configured timeouts: many), Timeout: 5s")
+
+    monkeypatch.setattr(mongodb, "check_schema", refuse)
+
+    with pytest.raises(StoreUnavailable) as raised:
+        await mongodb.MongoStore.open("mongodb://mongo-7/gatepost", box=SecretBox(SECRET_KEY))
+
+    assert raised.value.detail == (
+        "the MongoDB database cannot be reached (ServerSelectionTimeoutError): mongo-7:27017: connection refused"
+    )
 
 
 @pytest.mark.parametrize(
