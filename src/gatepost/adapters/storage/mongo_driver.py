@@ -68,6 +68,16 @@ class Mongo:
         """Await reads; what goes wrong with the server is StoreUnavailable."""
         return await self._in_turn(looking)
 
+    async def read_for_operator(self, looking: Coroutine[Any, Any, T]) -> T:
+        """Await reads, and say of a server that cannot be reached what the driver says: the operator knows its name."""
+        try:
+            return await self.read(looking)
+        except StoreUnavailable as error:
+            if isinstance(error.__cause__, ConnectionFailure):
+                reason = str(error.__cause__).partition(" (configured timeouts")[0].partition(", Timeout: ")[0]
+                raise StoreUnavailable(f"{error.detail}: {reason}") from error
+            raise
+
     async def write(self, writing: Coroutine[Any, Any, T]) -> T:
         """Await writes as `read` does; they go on to their end though the caller gives up.
 

@@ -1,10 +1,7 @@
 """The store on a MongoDB database: a standalone server, a replica set or a sharded cluster, all in the same way."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
-
-from pymongo.errors import ConnectionFailure
 
 from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.storage.mongo_accounts import MongoAccounts
@@ -17,7 +14,6 @@ from gatepost.adapters.storage.mongo_schema import check_schema, make_schema
 from gatepost.adapters.storage.mongo_tasks import MongoTasks
 from gatepost.adapters.storage.mongo_webhooks import MongoWebhooks
 from gatepost.domain.deliveries import QueuedDelivery
-from gatepost.domain.errors import StoreUnavailable
 
 
 class MongoStore(MongoAccounts, MongoTasks, MongoWebhooks, MongoDeliveries, MongoLanes, MongoAttempts, MongoOwners):
@@ -46,7 +42,7 @@ class MongoStore(MongoAccounts, MongoTasks, MongoWebhooks, MongoDeliveries, Mong
         """
         mongo = Mongo(url)
         try:
-            await _read_for_operator(mongo, check_schema(mongo, box))
+            await mongo.read_for_operator(check_schema(mongo, box))
         except BaseException:
             await mongo.close()
             raise
@@ -60,7 +56,7 @@ class MongoStore(MongoAccounts, MongoTasks, MongoWebhooks, MongoDeliveries, Mong
         """
         mongo = Mongo(url)
         try:
-            await _read_for_operator(mongo, make_schema(mongo, box))
+            await mongo.read_for_operator(make_schema(mongo, box))
         finally:
             await mongo.close()
 
@@ -81,17 +77,6 @@ class MongoStore(MongoAccounts, MongoTasks, MongoWebhooks, MongoDeliveries, Mong
         answer = await self._mongo.read_lanes(self._mongo.client.admin.command("hello"))
         moment: datetime | None = answer.get("localTime")
         return moment and moment.replace(tzinfo=UTC)
-
-
-async def _read_for_operator(mongo: Mongo, looking: Coroutine[Any, Any, None]) -> None:
-    """Await reads, and say of a server that cannot be reached what the driver says: the operator knows its name."""
-    try:
-        await mongo.read(looking)
-    except StoreUnavailable as error:
-        if isinstance(error.__cause__, ConnectionFailure):
-            reason = str(error.__cause__).partition(" (configured timeouts")[0].partition(", Timeout: ")[0]
-            raise StoreUnavailable(f"{error.detail}: {reason}") from error
-        raise
 
 
 def _ignore(_: Sequence[str]) -> None: ...
