@@ -146,11 +146,15 @@ class Unstorable(ValueError):
 async def _at_border(asked: Coroutine[Any, Any, T]) -> T:
     """Raises: StoreUnavailable, Unstorable; never what is the driver's own."""
     try:
-        return await asked
+        answer = await asked
     except PyMongoError as error:
         raise unavailable(error) from error
     except NOT_BSON as error:
         raise Unstorable(f"the database cannot hold this: {said_by(error)}") from error
+    # The driver now and then answers a task that was cancelled meanwhile. The task would go on, and never end.
+    if (task := asyncio.current_task()) and task.cancelling():
+        raise asyncio.CancelledError
+    return answer
 
 
 def unavailable(error: PyMongoError) -> StoreUnavailable:
