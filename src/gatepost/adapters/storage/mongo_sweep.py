@@ -61,11 +61,11 @@ async def _for_each(what: str, documents: Sequence[Document], do: Callable[[Docu
             lost += isinstance(error, ConnectionFailure)
             if lost == _MOST_LOST:
                 raise
-            ids = {f"{what}_id": document["id"], "group_id": document["group_id"]}
-            log.warning(_LEFT_OVER[what], **ids, reason=said_by(error))
-
-
-_LEFT_OVER = {"task": "outbox.not_relayed", "webhook": "webhook.not_swept"}
+            group_id, reason = document["group_id"], said_by(error)
+            if what == "task":
+                log.warning("outbox.not_relayed", task_id=document["id"], group_id=group_id, reason=reason)
+            else:
+                log.warning("webhook.not_swept", webhook_id=document["id"], group_id=group_id, reason=reason)
 
 
 async def _relay_what_waits(mongo: Mongo, _: int) -> None:
