@@ -5,9 +5,8 @@ from typing import Any
 
 from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.storage.mongo_driver import Document
-from gatepost.adapters.storage.rows import NEVER_MS, from_ms, to_ms
+from gatepost.adapters.storage.rows import NEVER_MS, from_ms, target_of, to_ms
 from gatepost.adapters.storage.sealing import headers_from, sealed_headers, sealed_secrets, secrets_from
-from gatepost.domain.network import parse_target
 from gatepost.domain.retry import RetryPolicy
 from gatepost.domain.webhooks import Health, Subscription, Webhook
 
@@ -53,7 +52,7 @@ def webhook_from_document(box: SecretBox, document: Mapping[str, Any]) -> Webhoo
         id=webhook_id,
         group_id=group_id,
         name=document["name"],
-        target=parse_target(document["url"]),
+        target=target_of(document["url"]),
         enabled=bool(document["enabled"]),
         events=tuple(document["events"]),
         headers=headers_from(box, document["headers"], webhook_id, group_id),

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from gatepost.domain.deliveries import (
@@ -21,6 +22,7 @@ from gatepost.domain.deliveries import (
     Unreachable,
 )
 from gatepost.domain.events import Event
+from gatepost.domain.network import parse_target
 from gatepost.domain.tasks import HistoryEntry, Task, TaskStatus
 
 Row = tuple[Any, ...]
@@ -30,6 +32,9 @@ NEVER_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z: later than every mom
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _MICROSECOND = timedelta(microseconds=1)
+
+# The same URLs again and again, as lanes are leased and left: to parse one takes as long as the rest of its webhook.
+target_of = lru_cache(maxsize=8192)(parse_target)
 
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 

@@ -13,6 +13,7 @@ from gatepost.adapters.storage.rows import (
     Row,
     from_ms,
     from_words,
+    target_of,
     to_ms,
     to_words,
 )
@@ -26,7 +27,6 @@ from gatepost.adapters.storage.scripts import (
     listed,
 )
 from gatepost.adapters.storage.sealing import headers_from, sealed_headers, sealed_secrets, secrets_from
-from gatepost.domain.network import parse_target
 from gatepost.domain.retry import RetryPolicy
 from gatepost.domain.webhooks import Health, Subscription, Webhook
 from gatepost.ports import LaneMark, Page, Saved, Subscriptions
@@ -218,7 +218,7 @@ def _webhook_from(box: SecretBox, row: Row) -> Webhook:
         id=webhook_id,
         group_id=group_id,
         name=row[2],
-        target=parse_target(row[3]),
+        target=target_of(row[3]),
         enabled=bool(row[4]),
         events=from_words(row[5]),
         headers=headers_from(box, row[6], webhook_id, group_id),
