@@ -182,8 +182,6 @@ async def test_a_server_that_cannot_be_reached_is_an_error_within_seconds() -> N
     assert asyncio.get_running_loop().time() - started < 7
 
 
-# The driver leaves a socket to the garbage collector when an attempt to connect is given up.
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("loss", [signal.SIGKILL, signal.SIGSTOP])
 async def test_a_server_that_is_lost_is_an_error_and_what_it_acknowledged_is_there_when_it_is_back(
     monkeypatch: pytest.MonkeyPatch, loss: signal.Signals
