@@ -28,11 +28,13 @@ from gatepost.domain.errors import GatepostError
 from gatepost.domain.events import Event, Occasion
 from gatepost.domain.groups import ApiKey, Group, Role, hash_key_secret
 from gatepost.domain.network import parse_target
+from gatepost.domain.people import Session, User
 from gatepost.domain.retry import RetryPolicy
 from gatepost.domain.signatures import make_secret
+from gatepost.domain.swaps import Swap, SwapSide, SwapStatus
 from gatepost.domain.tasks import Task, TaskChange
 from gatepost.domain.webhooks import Secret, Subscription, Webhook
-from gatepost.ports import LaneOutcomes, LeasedLane, Settled
+from gatepost.ports import KeyedRequest, LaneOutcomes, LeasedLane, Settled
 
 CHANCE = NumberedChance()
 GROUP_ID = "grp_" + "0" * 12 + "70008" + "0" * 15
@@ -64,6 +66,37 @@ def make_key(**changes: Any) -> ApiKey:
         created_at=NOW,
     )
     return replace(key, **changes)
+
+
+def make_user(**changes: Any) -> User:
+    number = new_id("usr")
+    user = User(id=number, email=f"{number}@example.com", name="Ada", password_hash="$argon2id$…", created_at=NOW)
+    return replace(user, **changes)
+
+
+def make_session(user: User, **changes: Any) -> Session:
+    session = Session(new_id("ses"), user.id, hash_key_secret(bytes(32)), created_at=NOW, last_used_at=NOW)
+    return replace(session, **changes)
+
+
+def make_swap(task: Task, with_task: Task, **changes: Any) -> Swap:
+    """Return a pending swap of two tasks that are assigned."""
+    swap = Swap(
+        id=new_id("swp"),
+        group_id=task.group_id,
+        task=SwapSide(task.id, task.assigned_to, task.version),
+        with_task=SwapSide(with_task.id, with_task.assigned_to, with_task.version),
+        reason=None,
+        status=SwapStatus.PENDING,
+        proposed_by="usr_ada",
+        created_at=NOW,
+    )
+    return replace(swap, **changes)
+
+
+def make_request(**changes: Any) -> KeyedRequest:
+    request = KeyedRequest(id=new_id("req"), body_hash=bytes(32), seed=bytes(range(32)), at=NOW)
+    return replace(request, **changes)
 
 
 def make_occasion(**changes: Any) -> Occasion:

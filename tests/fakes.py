@@ -77,6 +77,9 @@ class NumberedChance:
     def key_bytes(self, length: int) -> bytes:
         return shake_128(b"key %d" % self._count()).digest(length)
 
+    def repeatable(self, seed: bytes, at: datetime) -> "NumberedChance":
+        return NumberedChance(int.from_bytes(seed[:4], "big"), self.drawn)
+
     def _count(self) -> int:
         number = self._next
         self._next += 1

@@ -9,11 +9,37 @@ from gatepost.adapters.secretbox import SecretBox, key_file
 from gatepost.adapters.storage.sqlite import SqliteStore
 from gatepost.config import InvalidSettings, Settings
 from gatepost.domain.deliveries import QueuedDelivery
-from gatepost.ports import AccountStore, Clock, DeliveryLog, LaneStore, TaskStore, TimeSource, WebhookStore
+from gatepost.ports import (
+    Clock,
+    DeliveryLog,
+    EventStore,
+    GroupStore,
+    KeyStore,
+    LaneStore,
+    PeopleStore,
+    RequestStore,
+    SwapStore,
+    TaskStore,
+    TimeSource,
+    WebhookStore,
+)
 from gatepost.store_url import StoreKind
 
 
-class Store(AccountStore, TaskStore, WebhookStore, DeliveryLog, LaneStore, TimeSource, Protocol):
+class Store(
+    GroupStore,
+    KeyStore,
+    PeopleStore,
+    RequestStore,
+    TaskStore,
+    SwapStore,
+    EventStore,
+    WebhookStore,
+    DeliveryLog,
+    LaneStore,
+    TimeSource,
+    Protocol,
+):
     """One process's handle on all that is stored.
 
     Shape: `on_queued` is called with deliveries just committed here, before whoever wrote them goes on, and returns the

@@ -2,29 +2,23 @@
 
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from tests import postgres_servers, standin
 from tests.builders import GROUP_ID, make_group
 from tests.tools import missing
 
-from gatepost.domain.deliveries import QueuedDelivery
-from gatepost.ports import AccountStore, DeliveryLog, LaneStore, TaskStore, WebhookStore
+from gatepost import stores
 
 SECRET_KEY = bytes(range(32))
 NEVER_MS = 253_402_300_799_999  # the end of the year 9999
 
 
-class Store(AccountStore, TaskStore, WebhookStore, DeliveryLog, LaneStore, Protocol):
-    """One handle on a store, as one process has it."""
-
-    on_queued: Callable[[Sequence[QueuedDelivery]], set[str]]
-
-    async def close(self) -> None: ...
+Store = stores.Store  # one handle on a store, as one process has it
 
 
 class Backend(ABC):

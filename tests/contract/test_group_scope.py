@@ -31,7 +31,18 @@ from gatepost.domain.tasks import Task
 from gatepost.domain.webhooks import Webhook, with_changes
 from gatepost.ports import DeliveryQuery, Page, Saved, TaskQuery
 
-STORE_PORTS = [ports.AccountStore, ports.TaskStore, ports.WebhookStore, ports.DeliveryLog, ports.LaneStore]
+STORE_PORTS = [
+    ports.GroupStore,
+    ports.KeyStore,
+    ports.PeopleStore,
+    ports.RequestStore,
+    ports.TaskStore,
+    ports.SwapStore,
+    ports.EventStore,
+    ports.WebhookStore,
+    ports.DeliveryLog,
+    ports.LaneStore,
+]
 NOTHING = Page(items=[], next_cursor=None)
 LATER = NOW + timedelta(seconds=1)
 

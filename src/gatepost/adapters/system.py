@@ -1,6 +1,7 @@
 """The only clock, the only ids and the only chance."""
 
 import asyncio
+import hmac
 import os
 import random
 import threading
@@ -141,11 +142,47 @@ class SystemChance:
     def key_bytes(self, length: int) -> bytes:
         return os.urandom(length)
 
+    def repeatable(self, seed: bytes, at: datetime) -> "SeededChance":
+        """Return chance that comes of the seed."""
+        return SeededChance(seed, at)
+
     def _eight_bytes(self) -> int:
         if self._used == len(self._pool):
             self._pool, self._used = os.urandom(_POOL_BYTES), 0
         self._used += 8
         return int.from_bytes(self._pool[self._used - 8 : self._used], "big")
+
+
+class SeededChance:
+    """Chance that is the same for the same seed and moment: HKDF's expansion, asked for one output after the other.
+
+    Source: RFC 5869, section 2.3, with the number of the draw as its info.
+    """
+
+    def __init__(self, seed: bytes, at: datetime) -> None:
+        self._seed = seed
+        self._milliseconds = int(at.timestamp() * 1000)
+        self._drawn = 0
+
+    def new_id(self, prefix: str) -> str:
+        """Return the next id: a UUIDv7 of the moment, whose 12 bits of counter are the number of the draw."""
+        tail = int.from_bytes(self.key_bytes(8), "big") & 0x3FFF_FFFF_FFFF_FFFF
+        value = self._milliseconds << 80 | 0x7 << 76 | (self._drawn & 0xFFF) << 64 | 0x2 << 62 | tail
+        return f"{prefix}_{value:032x}"
+
+    def draw(self) -> float:
+        return int.from_bytes(self.key_bytes(7), "big") / (1 << 56)
+
+    def key_bytes(self, length: int) -> bytes:
+        self._drawn += 1
+        block, made = b"", b""
+        for number in range(1, -(-length // 32) + 1):
+            block = hmac.digest(self._seed, block + b"%d" % self._drawn + bytes([number]), "sha256")
+            made += block
+        return made[:length]
+
+    def repeatable(self, seed: bytes, at: datetime) -> "SeededChance":
+        return SeededChance(seed, at)
 
 
 def _whole_ms(moment: datetime) -> datetime:

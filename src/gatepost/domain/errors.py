@@ -6,17 +6,23 @@ GatepostError
 ├─ UnsupportedMediaType   unsupported_media_type
 ├─ Unauthenticated        unauthenticated
 ├─ Forbidden              forbidden
+│  └─ OriginMismatch      origin_mismatch
 ├─ NotFound               not_found
 ├─ Conflict
 │  ├─ InvalidTransition   invalid_transition
 │  ├─ VersionConflict     version_conflict
+│  ├─ SwapDecided         swap_decided
+│  ├─ SwapStale           swap_stale
+│  ├─ LastOwner           last_owner
 │  ├─ QuotaExceeded       quota_exceeded
-│  └─ WebhookDisabled     webhook_disabled
+│  ├─ WebhookDisabled     webhook_disabled
+│  └─ IdempotencyInProgress  idempotency_in_progress
 ├─ PayloadExpired         payload_expired
 ├─ PayloadTooLarge        payload_too_large
 ├─ InvalidInput           validation_failed       names each field and the fix
 │  ├─ TargetNotAllowed    target_not_allowed
-│  └─ ReservedHeader      reserved_header
+│  ├─ ReservedHeader      reserved_header
+│  └─ IdempotencyMismatch idempotency_mismatch
 ├─ RateLimited            rate_limited            says when to come back
 └─ StoreUnavailable       store_unavailable
 """
@@ -67,6 +73,10 @@ class Forbidden(GatepostError):
     code = "forbidden"
 
 
+class OriginMismatch(Forbidden):
+    code = "origin_mismatch"
+
+
 class NotFound(GatepostError):
     code = "not_found"
 
@@ -83,12 +93,28 @@ class VersionConflict(Conflict):
     code = "version_conflict"
 
 
+class SwapDecided(Conflict):
+    code = "swap_decided"
+
+
+class SwapStale(Conflict):
+    code = "swap_stale"
+
+
+class LastOwner(Conflict):
+    code = "last_owner"
+
+
 class QuotaExceeded(Conflict):
     code = "quota_exceeded"
 
 
 class WebhookDisabled(Conflict):
     code = "webhook_disabled"
+
+
+class IdempotencyInProgress(Conflict):
+    code = "idempotency_in_progress"
 
 
 class PayloadExpired(GatepostError):
@@ -113,6 +139,10 @@ class TargetNotAllowed(InvalidInput):
 
 class ReservedHeader(InvalidInput):
     code = "reserved_header"
+
+
+class IdempotencyMismatch(InvalidInput):
+    code = "idempotency_mismatch"
 
 
 class RateLimited(GatepostError):

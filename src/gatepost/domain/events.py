@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from gatepost.domain.errors import PayloadTooLarge
+from gatepost.domain.errors import PayloadTooLarge, invalid
 
 EVENT_LIMIT_BYTES = 64 * 1024
 
@@ -21,8 +21,12 @@ TASK_EVENTS = (
 )
 TEST_EVENT = "webhook.test"
 
+# What starts with one of these is Gatepost's own to say.
+RESERVED_FAMILIES = ("task.", "webhook.", "delivery.")
+
 EVENT_TYPE_PATTERN = r"[a-z0-9_]+(\.[a-z0-9_]+)+"
 EVENT_TYPE_LIMIT = 100
+EVENT_ID_PATTERN = r"[A-Za-z0-9_-]{1,64}"
 
 Json = dict[str, Any]
 
@@ -102,6 +106,23 @@ def make_event(
         tasks=tasks,
         body=body,
     )
+
+
+def publish(event: str, data: Json, *, group_id: str, occasion: Occasion) -> Event:
+    """Return an event that another application tells of; its id is the occasion's.
+
+    Raises: InvalidInput, when the type or the id is none, or the type is reserved; PayloadTooLarge.
+    """
+    if not is_event_type(event):
+        raise invalid("event", "give two or more parts of a-z, 0-9 and _ with dots between", code="event_type")
+    if event.startswith(RESERVED_FAMILIES):
+        raise invalid("event", f"choose another beginning than {', '.join(RESERVED_FAMILIES)}", code="reserved")
+    if not re.fullmatch(EVENT_ID_PATTERN, occasion.event_id, re.ASCII):
+        raise invalid("id", "give 1 to 64 of A-Z, a-z, 0-9, _ and -", code="event_id")
+    try:
+        return make_event(event, group_id=group_id, occasion=occasion, data=data)
+    except UnicodeEncodeError:
+        raise invalid("data", "leave out unpaired surrogates", code="characters") from None
 
 
 def is_event_type(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Groups (the tenants) and the API keys that act in them."""
+"""Groups (the tenants), who belongs to them, and the API keys that act in them."""
 
 import hmac
 import re
@@ -15,8 +15,23 @@ _KEY = re.compile(r"gp_([0-9a-f]{32})_([0-9a-f]{64})")
 
 
 class Role(StrEnum):
+    """What somebody may do in a group; each may do what those after it may. API keys are never owners."""
+
+    OWNER = "owner"
     ADMIN = "admin"
     MEMBER = "member"
+
+    def allows(self, needed: "Role") -> bool:
+        """Say whether this role is enough.
+
+        >>> Role.OWNER.allows(Role.ADMIN), Role.MEMBER.allows(Role.ADMIN)
+        (True, False)
+        """
+        ranks = list(Role)
+        return ranks.index(self) <= ranks.index(needed)
+
+
+KEY_ROLES = (Role.ADMIN, Role.MEMBER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +39,31 @@ class Group:
     id: str
     name: str
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """A group as one of its people sees it."""
+
+    group: Group
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A person as a group of theirs sees them; `joined_at` is when they came into the group."""
+
+    group_id: str
+    user_id: str
+    email: str
+    name: str | None
+    role: Role
+    joined_at: datetime
+
+    @property
+    def id(self) -> str:
+        """What lists of members are sorted and paged by."""
+        return self.user_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +75,27 @@ class ApiKey:
     role: Role
     secret_hash: bytes
     created_at: datetime
+    name: str | None = None
     last_used_at: datetime | None = None
     revoked_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking: the group they act in and what they may do there."""
+    """Who is asking: the group they act in and what they may do there; `origin` is that of the events they cause."""
 
     actor_id: str
     group_id: str
     role: Role
+    origin: str = "api"
+
+    @property
+    def is_person(self) -> bool:
+        return self.actor_id.startswith("usr_")
+
+    @property
+    def is_admin(self) -> bool:
+        return self.role.allows(Role.ADMIN)
 
 
 def group_name(name: str) -> str:
@@ -53,9 +103,19 @@ def group_name(name: str) -> str:
 
     Raises: InvalidInput, when empty or over 100 characters.
     """
+    return fit_name("name", name)
+
+
+def fit_name(field: str, name: str) -> str:
+    """Return a name of something or somebody, trimmed.
+
+    Raises: InvalidInput, when empty, over 100 characters, or with characters that no store holds.
+    """
     name = name.strip()
-    if not 1 <= len(name) <= NAME_LIMIT or "\x00" in name:
-        raise invalid("name", f"give a name of 1 to {NAME_LIMIT} characters")
+    if not 1 <= len(name) <= NAME_LIMIT:
+        raise invalid(field, f"give a name of 1 to {NAME_LIMIT} characters", code="length")
+    if any(character < " " or "\ud800" <= character <= "\udfff" for character in name):
+        raise invalid(field, "leave out control characters and unpaired surrogates", code="characters")
     return name
 
 

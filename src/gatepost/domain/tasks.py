@@ -81,6 +81,19 @@ class TaskChange:
         return self.task.version - 1
 
 
+@dataclass(frozen=True, slots=True)
+class TaskDeletion:
+    """What the deletion of a task leaves behind: its last version, and the line of history that says so."""
+
+    task: Task
+    history: HistoryEntry
+
+    @property
+    def expected_version(self) -> int:
+        """The version that the store must still hold."""
+        return self.task.version - 1
+
+
 # The fields people set, with their names on the wire. `status` moves by the verbs below only.
 EDITABLE = {
     "title": "title",
@@ -159,9 +172,15 @@ def approve(task: Task, occasion: Occasion) -> TaskChange:
 def reject(task: Task, reason: str, occasion: Occasion) -> TaskChange:
     """Raises: InvalidTransition, unless completed; InvalidInput, without a reason."""
     _must_allow("reject", task)
-    _raise_if_any([_text_error("reason", reason, 1, REASON_LIMIT)])
+    check_text("reason", reason, 1, REASON_LIMIT)
     rejected = replace(task, status=TaskStatus.REJECTED)
     return _changed(task, rejected, "task.rejected", occasion, reason=reason)
+
+
+def delete(task: Task, occasion: Occasion) -> TaskDeletion:
+    """Return the task as it is left behind, one version further. Nobody is told."""
+    after = replace(task, version=task.version + 1, updated_at=occasion.at)
+    return TaskDeletion(after, HistoryEntry(after.version, occasion.at, occasion.actor_id, "task.deleted", {}))
 
 
 def as_json(task: Task) -> Json:
@@ -232,6 +251,11 @@ def _check(fields: Mapping[str, Any]) -> None:
     if due_at is not None and due_at.tzinfo is None:
         errors.append(FieldError(("dueAt",), "give a time with its zone, such as 2026-11-23T12:00:00Z", "no_zone"))
     _raise_if_any(errors)
+
+
+def check_text(field: str, text: str, shortest: int, longest: int) -> None:
+    """Raises: InvalidInput, unless the text has so many characters, and none that some store cannot hold."""
+    _raise_if_any([_text_error(field, text, shortest, longest)])
 
 
 def _text_error(field: str, text: str | None, shortest: int, longest: int) -> FieldError | None:

@@ -114,11 +114,12 @@ class Subscription:
 
 def wants(webhook: Subscription, event: str, origin: str) -> bool:
     """Say whether an event of this type and origin is owed to a webhook."""
-    return (
-        webhook.enabled
-        and origin not in webhook.ignore_origins
-        and any(_matches(pattern, event) for pattern in webhook.events)
-    )
+    return webhook.enabled and origin not in webhook.ignore_origins and selects(webhook, event)
+
+
+def selects(webhook: Subscription, event: str) -> bool:
+    """Say whether a webhook's filter names an event of this type."""
+    return any(_matches(pattern, event) for pattern in webhook.events)
 
 
 def _matches(pattern: str, event: str) -> bool:

@@ -28,8 +28,54 @@ CREATE TABLE api_keys (
     secret_hash BYTEA NOT NULL,
     created_at BIGINT NOT NULL,
     last_used_at BIGINT,
+    name TEXT,
     revoked_at BIGINT
 );
+
+CREATE INDEX api_keys_of_group ON api_keys (group_id, id) WHERE revoked_at IS NULL;
+
+-- ---- people -------------------------------------------------------------------------------------------------
+
+CREATE TABLE users (
+    id TEXT COLLATE "C" PRIMARY KEY,
+    email TEXT COLLATE "C" NOT NULL UNIQUE, -- in lower case
+    name TEXT,
+    password_hash TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    is_installation_owner BIGINT NOT NULL
+);
+
+CREATE TABLE members (
+    group_id TEXT COLLATE "C" NOT NULL,
+    user_id TEXT COLLATE "C" NOT NULL,
+    role TEXT NOT NULL, -- owner, admin, member
+    joined_at BIGINT NOT NULL,
+    PRIMARY KEY (group_id, user_id)
+);
+
+CREATE INDEX members_of_user ON members (user_id, group_id);
+
+CREATE TABLE sessions (
+    id TEXT COLLATE "C" PRIMARY KEY,
+    user_id TEXT COLLATE "C" NOT NULL,
+    secret_hash BYTEA NOT NULL,
+    created_at BIGINT NOT NULL,
+    last_used_at BIGINT NOT NULL
+);
+
+CREATE INDEX sessions_of_user ON sessions (user_id, id);
+CREATE INDEX sessions_by_use ON sessions (last_used_at); -- which have run out
+
+-- Requests made under an Idempotency-Key, and their first answers.
+CREATE TABLE requests (
+    id TEXT COLLATE "C" PRIMARY KEY, -- SHA-256 of who asked, for what, under which key
+    body_hash BYTEA NOT NULL,
+    seed TEXT NOT NULL, -- sealed
+    at BIGINT NOT NULL,
+    answer TEXT -- sealed JSON; NULL until there is one
+);
+
+CREATE INDEX requests_by_age ON requests (at);
 
 -- ---- tasks --------------------------------------------------------------------------------------------------
 
@@ -48,8 +94,13 @@ CREATE TABLE tasks (
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL,
     completed_at BIGINT,
+    searched TEXT NOT NULL, -- what a search looks through, its case folded
+    deleted_at BIGINT,
     PRIMARY KEY (group_id, id)
 );
+
+CREATE INDEX tasks_of_status ON tasks (group_id, status, id) WHERE deleted_at IS NULL;
+CREATE INDEX tasks_of_person ON tasks (group_id, assigned_to, id) WHERE deleted_at IS NULL;
 
 CREATE TABLE task_history (
     task_id TEXT COLLATE "C" NOT NULL,
@@ -63,6 +114,36 @@ CREATE TABLE task_history (
     PRIMARY KEY (task_id, version)
 );
 
+-- ---- swaps --------------------------------------------------------------------------------------------------
+
+CREATE TABLE swaps (
+    group_id TEXT COLLATE "C" NOT NULL,
+    id TEXT COLLATE "C" NOT NULL,
+    task_id TEXT COLLATE "C" NOT NULL,
+    assigned_to TEXT NOT NULL, -- when it was proposed; the version, too
+    version BIGINT NOT NULL,
+    with_task_id TEXT COLLATE "C" NOT NULL,
+    with_assigned_to TEXT NOT NULL,
+    with_version BIGINT NOT NULL,
+    reason TEXT,
+    status TEXT NOT NULL,
+    proposed_by TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    decided_by TEXT,
+    decided_at BIGINT,
+    PRIMARY KEY (group_id, id)
+);
+
+CREATE INDEX swaps_of_status ON swaps (group_id, status, id);
+
+-- The pending swap that a task is in: one at most.
+CREATE TABLE open_swaps (
+    group_id TEXT COLLATE "C" NOT NULL,
+    task_id TEXT COLLATE "C" NOT NULL,
+    swap_id TEXT COLLATE "C" NOT NULL,
+    PRIMARY KEY (group_id, task_id)
+);
+
 -- ---- events -------------------------------------------------------------------------------------------------
 
 CREATE TABLE events (
@@ -74,8 +155,11 @@ CREATE TABLE events (
     origin TEXT NOT NULL,
     hop BIGINT NOT NULL,
     body BYTEA NOT NULL,
+    webhooks_version BIGINT NOT NULL, -- that its webhooks were matched at
     PRIMARY KEY (group_id, id)
 );
+
+CREATE INDEX events_of_group ON events (group_id, created_at, id); -- what people list, newest first
 
 -- Which events are about a task, and the version of the task after each.
 CREATE TABLE event_tasks (
@@ -113,6 +197,18 @@ CREATE TABLE webhooks (
 
 CREATE INDEX webhooks_of_group ON webhooks (group_id, id) WHERE deleted_at IS NULL;
 CREATE INDEX webhooks_deleted ON webhooks (id) WHERE deleted_at IS NOT NULL; -- what the sweep looks through
+
+-- What each webhook asked for from a version of its group's webhooks on: only ever added to.
+CREATE TABLE webhook_revisions (
+    group_id TEXT COLLATE "C" NOT NULL,
+    webhook_id TEXT COLLATE "C" NOT NULL,
+    from_version BIGINT NOT NULL,
+    enabled BIGINT NOT NULL,
+    events TEXT NOT NULL,
+    ignore_origins TEXT NOT NULL,
+    deleted BIGINT NOT NULL,
+    PRIMARY KEY (group_id, webhook_id, from_version)
+);
 
 -- One lane per webhook: the lease on its queue, and hints about when to look at it. `docs/delivery-protocol.md`.
 CREATE TABLE lanes (

@@ -1,0 +1,156 @@
+"""The engine's view of the store.
+
+A lane is the queue of one webhook, leased by one owner at a time; `token` rises with each lease and fences every write
+made under it. `docs/delivery-protocol.md` has the argument.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
+
+from gatepost.domain.deliveries import Attempt, Progress, QueuedDelivery
+from gatepost.domain.webhooks import Webhook
+
+
+@dataclass(frozen=True, slots=True)
+class LeasedLane:
+    """A lane that is ours until its lease ends.
+
+    Shape: `unclean` counts the owners in a row that lost it without releasing it; `window` is the last one kept.
+    """
+
+    webhook_id: str
+    token: int
+    pokes: int
+    unclean: int
+    window: int
+
+
+class LaneMark(NamedTuple):
+    """What tells an owner whether there is a reason to look again: at the configuration, or at the deliveries."""
+
+    config_version: int
+    pokes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """The lanes just leased, and when the next one that nobody holds will be due, as far as hints can tell."""
+
+    lanes: Sequence[LeasedLane]
+    next_due_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRead:
+    """What a lane held when it was read: the poke counter first, then what was due.
+
+    Shape: `deliveries` in the order of their due time; `next_due_at` is when the next one after them is due.
+    """
+
+    token: int
+    pokes: int
+    deliveries: Sequence[QueuedDelivery]
+    next_due_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """One attempt and what it means for its delivery.
+
+    Shape: `amends` when the attempt of this number was written ahead of sending and is now replaced.
+    """
+
+    delivery: QueuedDelivery
+    attempt: Attempt
+    progress: Progress
+    amends: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LaneOutcomes:
+    """The settled attempts of one lane under one lease; `window` is kept for the lane's next owner."""
+
+    webhook_id: str
+    token: int
+    window: int
+    settled: Sequence[Settled]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A lane to give back, if its token and its poke counter are still those.
+
+    Shape: without `pokes` it is handed back as it is, due at once, for another owner to take.
+    """
+
+    webhook_id: str
+    token: int
+    pokes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """The lanes that turned out lost, and how many of the others are more than the owner's share."""
+
+    lost: set[str]
+    surplus: int
+
+
+class LaneStore(Protocol):
+    """What the engine asks of the store."""
+
+    async def join(self, owner: str, *, now: datetime) -> None:
+        """Make an owner known as alive. Leases of owners known to be dead end at once, where that can be known."""
+
+    async def retire(self, owner: str) -> None:
+        """Count an owner no more in what others may have: it leases nothing from now on, but finishes what it has."""
+
+    async def leave(self, owner: str) -> None:
+        """Forget an owner; whatever it still held can be leased at once."""
+
+    async def lease_lanes(self, owner: str, *, limit: int, now: datetime, lease: timedelta) -> Leased:
+        """Lease lanes that are due, not held, and not leased; each gets a new token. Longest due first.
+
+        A lane that is just being written to may be passed over until the next time.
+
+        A lease that ended before `now` is none, nor is one further ahead than twice its length (a clock stepped
+        back). Taking over a lane that its owner did not release adds 1 to `unclean`. While other owners are alive an
+        owner gets no more than its share: the lanes that are due or leased, held ones apart, divided by the owners,
+        rounded up, and one more. Alive is who was seen within a lease, and still a quarter of one after it joined: a
+        process that dies again and again as it starts is left no lanes that nobody would serve.
+        """
+
+    async def read_lanes(self, limits: Mapping[str, int], *, now: datetime) -> Mapping[str, LaneRead]:
+        """Read up to so many due, unfinished deliveries of each lane, the longest due first."""
+
+    async def record_attempts(self, batch: Sequence[LaneOutcomes]) -> set[str]:
+        """Write attempts and progress of every lane whose token still stands; return the lanes lost.
+
+        At most one attempt is ever kept for (delivery, number), and progress moves only from the attempt before
+        it; what is there already counts as recorded. `unclean` goes back to 0, `window` is kept. An attempt the
+        store cannot hold is written without its response, as `internal_error`; its neighbours are not touched.
+        """
+
+    async def renew_lanes(self, owner: str, tokens: Mapping[str, int], *, now: datetime, lease: timedelta) -> Renewal:
+        """Extend the leases that still have these tokens. Shows the owner to be alive."""
+
+    async def release_lanes(self, releases: Sequence[Release]) -> set[str]:
+        """Give lanes back by compare-and-set on token and poke counter; return those given back.
+
+        Their due time becomes the earliest next attempt of what is unfinished, never if there is nothing. Of lanes
+        handed back, which compare the token only, it stays what it was when they were leased, or poked since.
+        """
+
+    async def lane_marks(self, webhook_ids: Sequence[str]) -> Mapping[str, LaneMark]:
+        """Return the mark of each webhook that is neither deleted nor disabled."""
+
+    async def webhooks_to_serve(self, webhook_ids: Sequence[str]) -> Mapping[str, Webhook | None]:
+        """Return each webhook that is neither deleted nor disabled; None for one that is damaged at rest."""
+
+    async def sweep(self, *, now: datetime) -> int:
+        """Poke lanes that hold due deliveries but are not due themselves, held ones excepted; return how many.
+
+        What deleted webhooks were still owed becomes dead, with its reason, once nobody holds their lanes.
+        """
