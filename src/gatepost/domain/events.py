@@ -121,8 +121,9 @@ def publish(event: str, data: Json, *, group_id: str, occasion: Occasion) -> Eve
         raise invalid("id", "give 1 to 64 of A-Z, a-z, 0-9, _ and -", code="event_id")
     try:
         return make_event(event, group_id=group_id, occasion=occasion, data=data)
-    except UnicodeEncodeError:
-        raise invalid("data", "leave out unpaired surrogates", code="characters") from None
+    except (ValueError, RecursionError):
+        msg = "leave out unpaired surrogates, NaN, Infinity, numbers of thousands of digits, and thousands of levels"
+        raise invalid("data", msg, code="not_json") from None
 
 
 def is_event_type(name: str) -> bool:

@@ -20,7 +20,7 @@ from gatepost.domain.deliveries import (
     sampled,
 )
 from gatepost.domain.errors import NotFound, PayloadExpired, RateLimited, WebhookDisabled
-from gatepost.domain.events import TEST_EVENT, Event, Occasion
+from gatepost.domain.events import TEST_EVENT, Event
 from gatepost.domain.groups import Caller
 from gatepost.domain.network import TargetPolicy, check_target
 from gatepost.domain.retry import ONE_ATTEMPT
@@ -32,6 +32,7 @@ from gatepost.ports import (
     DeliveryDetail,
     DeliveryLog,
     DeliveryQuery,
+    Draws,
     Dropped,
     Outgoing,
     Page,
@@ -39,6 +40,7 @@ from gatepost.ports import (
     Sender,
     WebhookStore,
 )
+from gatepost.services.emitting import occasion_of
 from gatepost.services.webhooks import existing
 
 TESTS_PER_MINUTE = 10
@@ -113,7 +115,7 @@ class Deliveries:
         detail = await self._detail(group_id, webhook_id, delivery_id)
         return ShownDelivery(detail, self._shown_request(webhook, detail.delivery, detail.event))
 
-    async def replay(self, group_id: str, webhook_id: str, delivery_id: str) -> Delivery:
+    async def replay(self, group_id: str, webhook_id: str, delivery_id: str, *, draws: Draws) -> Delivery:
         """Queue the same event for the same webhook once more.
 
         Raises: WebhookDisabled; PayloadExpired, when the event's bytes are gone.
@@ -124,9 +126,9 @@ class Deliveries:
             raise WebhookDisabled("the webhook is disabled; enable it first")
         replay = replayed(
             detail.delivery,
-            self._chance.new_id("dlv"),
+            draws.chance.new_id("dlv"),
             max_attempts=webhook.policy.max_attempts,
-            now=self._clock.now(),
+            now=draws.at,
         )
         if detail.event is None or await self._log.add_replay(group_id, replay) is not Saved.DONE:
             raise PayloadExpired("the event of this delivery is no longer kept")
@@ -138,7 +140,7 @@ class Deliveries:
         Raises: RateLimited, past 10 a minute; TargetNotAllowed; InvalidInput, when there is no such event.
         """
         webhook = await existing(self._webhooks, caller.group_id, webhook_id)
-        occasion = Occasion(self._chance.new_id("evt"), self._clock.now(), caller.actor_id)
+        occasion = occasion_of(caller, self._chance.new_id("evt"), self._clock.now())
         sample = sample_event(event, caller.group_id, occasion)
         check_target(webhook.target, self._target_policy)
         self._tests.take(webhook_id)

@@ -2,19 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from gatepost.domain import tasks as rules
-from gatepost.domain.deliveries import owed
-from gatepost.domain.errors import NotFound, StoreUnavailable, VersionConflict
+from gatepost.domain.errors import NotFound, VersionConflict, invalid
 from gatepost.domain.events import Occasion
 from gatepost.domain.groups import Caller
 from gatepost.domain.tasks import HistoryEntry, Task, TaskChange
-from gatepost.ports import Chance, Clock, Page, Saved, TaskQuery, TaskStore, WebhookStore
-from gatepost.services.matcher import Matcher
+from gatepost.ports import Chance, Clock, Draws, GroupStore, Page, Saved, TaskQuery, TaskStore
+from gatepost.services.emitting import Emitter, occasion_of
 
 MOST_TRIES = 5
-MOST_MATCHES = 20  # while somebody edits webhooks as fast as we can match them
+CHANGED_BY_OTHERS = "the task is being changed by others; read it and try again"
 
 Decision = Callable[[Task, Occasion], TaskChange | None]
 
@@ -27,6 +27,17 @@ class TaskRecord:
     history: Sequence[HistoryEntry]
 
 
+async def existing(tasks: TaskStore, group_id: str, task_id: str) -> Task:
+    """Return one task of a group.
+
+    Raises: NotFound.
+    """
+    task = await tasks.task(group_id, task_id)
+    if task is None:
+        raise NotFound(f"there is no task {task_id} in this group")
+    return task
+
+
 class Tasks:
     """The tasks of all groups.
 
@@ -35,28 +46,29 @@ class Tasks:
     Raises: NotFound, when the group has no such task; StoreUnavailable, with nothing written.
     """
 
-    def __init__(self, tasks: TaskStore, webhooks: WebhookStore, clock: Clock, chance: Chance) -> None:
+    def __init__(self, tasks: TaskStore, groups: GroupStore, emitter: Emitter, clock: Clock, chance: Chance) -> None:
         self._tasks = tasks
-        self._matcher = Matcher(webhooks)
+        self._groups = groups
+        self._emitter = emitter
         self._clock = clock
         self._chance = chance
 
     async def get(self, group_id: str, task_id: str) -> TaskRecord:
         """Return one task with its history."""
-        task = await self._tasks.task(group_id, task_id)
-        if task is None:
-            raise NotFound("there is no such task in this group")
+        task = await existing(self._tasks, group_id, task_id)
         return TaskRecord(task, await self._tasks.history(group_id, task_id))
 
     async def list(self, group_id: str, query: TaskQuery, *, limit: int, before: str | None) -> Page[Task]:
         """Return the group's tasks, newest first."""
         return await self._tasks.tasks(group_id, query, limit=limit, before=before)
 
-    async def create(self, caller: Caller, fields: Mapping[str, Any]) -> TaskRecord:
+    async def create(self, caller: Caller, fields: Mapping[str, Any], *, draws: Draws) -> TaskRecord:
         """Raises: InvalidInput, naming every field that is wrong."""
-        task_id = self._chance.new_id("tsk")
-        change = rules.create(task_id, caller.group_id, fields, self._occasion(caller))
-        if await self._save(caller.group_id, change) is not Saved.DONE:
+        task_id = draws.chance.new_id("tsk")
+        occasion = occasion_of(caller, draws.chance.new_id("evt"), draws.at)
+        change = rules.create(task_id, caller.group_id, fields, occasion)
+        await self._must_suit_members(None, change.task)
+        if await self._save(change) is not Saved.DONE:
             raise VersionConflict("a task with the new task's id exists already")
         return TaskRecord(change.task, (change.history,))
 
@@ -90,29 +102,44 @@ class Tasks:
 
         return await self._change(caller, task_id, rejected, version=version)
 
+    async def delete(self, caller: Caller, task_id: str, *, version: int | None = None) -> None:
+        """Delete a task; its history and its events stay, and nobody is told."""
+        occasion = self._occasion(caller)
+        for _ in range(MOST_TRIES):
+            task = await existing(self._tasks, caller.group_id, task_id)
+            _must_have(task, version)
+            if await self._tasks.delete_task(caller.group_id, rules.delete(task, occasion)) is Saved.DONE:
+                return
+        raise VersionConflict(CHANGED_BY_OTHERS)
+
     async def _change(self, caller: Caller, task_id: str, decide: Decision, *, version: int | None) -> TaskRecord:
         occasion = self._occasion(caller)
         for _ in range(MOST_TRIES):
             record = await self.get(caller.group_id, task_id)
-            if version is not None and record.task.version != version:
-                raise VersionConflict(f"the task has version {record.task.version} by now, not {version}")
+            _must_have(record.task, version)
             change = decide(record.task, occasion)
             if change is None:
                 return record
-            if await self._save(caller.group_id, change) is Saved.DONE:
+            await self._must_suit_members(record.task, change.task)
+            if await self._save(change) is Saved.DONE:
                 return TaskRecord(change.task, (*record.history, change.history))
-        raise VersionConflict("the task is being changed by others; read it and try again")
+        raise VersionConflict(CHANGED_BY_OTHERS)
 
-    async def _save(self, group_id: str, change: TaskChange) -> Saved:
-        event = change.event
-        for _ in range(MOST_MATCHES):
-            match = await self._matcher.match(group_id, event.event, event.origin)
-            deliveries = [owed(self._chance.new_id("dlv"), event, wanting) for wanting in match.subscriptions]
-            saved = await self._tasks.save_change(group_id, change, deliveries, webhooks_version=match.version)
-            if saved is not Saved.WEBHOOKS_MOVED:
-                return saved
-            self._matcher.forget(group_id)
-        raise StoreUnavailable("the group's webhooks keep changing; try again")
+    async def _must_suit_members(self, before: Task | None, after: Task) -> None:
+        """Raises: InvalidInput, when a task is being assigned to somebody who is not of its group."""
+        assignee = after.assigned_to
+        if assignee is None or (before and before.assigned_to == assignee):
+            return
+        if await self._groups.member(after.group_id, assignee) is None:
+            raise invalid("assignedTo", "give a member of the group", code="not_a_member")
+
+    async def _save(self, change: TaskChange) -> Saved:
+        return await self._emitter.emit(change.event, partial(self._tasks.save_change, change.task.group_id, change))
 
     def _occasion(self, caller: Caller) -> Occasion:
-        return Occasion(self._chance.new_id("evt"), self._clock.now(), caller.actor_id)
+        return occasion_of(caller, self._chance.new_id("evt"), self._clock.now())
+
+
+def _must_have(task: Task, version: int | None) -> None:
+    if version is not None and task.version != version:
+        raise VersionConflict(f"the task has version {task.version} by now, not {version}")

@@ -18,7 +18,7 @@ from gatepost.domain.webhooks import (
     with_new_secret,
     with_rotation_finalized,
 )
-from gatepost.ports import Chance, Clock, EngineHints, Page, Saved, WebhookStore
+from gatepost.ports import Chance, Clock, Draws, EngineHints, Page, Saved, WebhookStore
 
 MOST_TRIES = 5
 QUOTA = 1000  # webhooks of one group
@@ -51,7 +51,6 @@ class Webhooks:
         hints: EngineHints,
         target_policy: TargetPolicy,
         clock: Clock,
-        chance: Chance,
         https_only: bool = False,
         quota: int = QUOTA,
     ) -> None:
@@ -59,7 +58,6 @@ class Webhooks:
         self._hints = hints
         self._target_policy = target_policy
         self._clock = clock
-        self._chance = chance
         self._https_only = https_only
         self._quota = quota
 
@@ -71,14 +69,16 @@ class Webhooks:
         """Return the group's webhooks, newest first."""
         return await self._webhooks.webhooks(group_id, limit=limit, before=before)
 
-    async def create(self, group_id: str, fields: Mapping[str, Any], *, secret: str | None = None) -> Webhook:
+    async def create(
+        self, group_id: str, fields: Mapping[str, Any], *, secret: str | None = None, draws: Draws
+    ) -> Webhook:
         """Add a webhook; its newest secret is the one given, or a new one.
 
         Raises: QuotaExceeded, when the group has as many as it may.
         """
-        newest = self._secret(secret)
-        webhook_id = self._chance.new_id("wh")
-        webhook = rules.create(webhook_id, group_id, self._aimed(fields), newest, now=self._clock.now())
+        newest = _secret(secret, draws.chance)
+        webhook_id = draws.chance.new_id("wh")
+        webhook = rules.create(webhook_id, group_id, self._aimed(fields), newest, now=draws.at)
         if await self._webhooks.add_webhook(group_id, webhook, quota=self._quota) is Saved.QUOTA_EXCEEDED:
             raise QuotaExceeded(f"the group has {self._quota} webhooks; delete one first")
         self._hints.webhook_changed(webhook.id)
@@ -105,13 +105,17 @@ class Webhooks:
         self._hints.webhook_changed(webhook_id)
 
     async def rotate_secret(
-        self, group_id: str, webhook_id: str, *, grace: timedelta, secret: str | None = None
+        self, group_id: str, webhook_id: str, *, grace: timedelta, secret: str | None = None, draws: Draws
     ) -> Webhook:
         """Sign with a new secret, and with the one before until the grace ends."""
-        newest = self._secret(secret)
-        return await self._edit(
-            group_id, webhook_id, lambda stored, now: with_new_secret(stored, newest, grace=grace, now=now)
-        )
+        newest = _secret(secret, draws.chance)
+
+        def rotated(stored: Webhook, _: datetime) -> Webhook:
+            if stored.secrets[0].value == newest.value:  # it was done before, by this very request
+                return stored
+            return with_new_secret(stored, newest, grace=grace, now=draws.at)
+
+        return await self._edit(group_id, webhook_id, rotated)
 
     async def finalize_rotation(self, group_id: str, webhook_id: str) -> Webhook:
         """Stop signing with any secret but the newest."""
@@ -149,5 +153,6 @@ class Webhooks:
         check_target(target, self._target_policy)
         return target
 
-    def _secret(self, given: str | None) -> Secret:
-        return new_secret(make_secret(self._chance.key_bytes(SECRET_KEY_BYTES)) if given is None else given)
+
+def _secret(given: str | None, chance: Chance) -> Secret:
+    return new_secret(make_secret(chance.key_bytes(SECRET_KEY_BYTES)) if given is None else given)
