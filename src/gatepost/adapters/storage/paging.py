@@ -1,9 +1,17 @@
 """Pages of lists."""
 
+import re
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+from gatepost.adapters.storage.rows import to_ms
+from gatepost.domain.errors import invalid
+from gatepost.domain.events import Event
 from gatepost.ports import Page
+
+AFTER_ALL = "~"  # sorts behind every id
+
+_EVENT_CURSOR = re.compile(r"([0-9]{1,15})\.(.+)", re.ASCII)
 
 
 class _HasId(Protocol):
@@ -19,3 +27,22 @@ def page_of(items: Sequence[Item], limit: int) -> Page[Item]:
     if len(items) <= limit:
         return Page(items, None)
     return Page(items[:limit], items[limit - 1].id)
+
+
+def page_of_events(events: Sequence[Event], limit: int) -> Page[Event]:
+    """Return a page as `page_of` does. Others choose the ids of their events: these sort by their moments first."""
+    if len(events) <= limit:
+        return Page(events, None)
+    last = events[limit - 1]
+    return Page(events[:limit], f"{to_ms(last.created_at)}.{last.id}")
+
+
+def parse_event_cursor(cursor: str) -> tuple[int, str]:
+    """Return the moment and the id of the last event of the page before.
+
+    Raises: InvalidInput, when it is no cursor of ours.
+    """
+    match = _EVENT_CURSOR.fullmatch(cursor)
+    if match is None:
+        raise invalid("cursor", "give the nextCursor of the page before, or leave it out", code="cursor")
+    return int(match[1]), match[2]

@@ -23,10 +23,13 @@ from gatepost.adapters.storage.postgres_connections import (
 from gatepost.adapters.storage.postgres_lanes import PostgresLanes, rows_of
 from gatepost.adapters.storage.postgres_pokes import Hearing, Pokes
 from gatepost.adapters.storage.rows import from_ms
-from gatepost.adapters.storage.sql_accounts import SqlAccounts
 from gatepost.adapters.storage.sql_attempts import SqlAttempts
 from gatepost.adapters.storage.sql_deliveries import SqlDeliveries
+from gatepost.adapters.storage.sql_groups import SqlGroups
+from gatepost.adapters.storage.sql_keys import SqlKeys
 from gatepost.adapters.storage.sql_owners import SqlOwners
+from gatepost.adapters.storage.sql_people import SqlPeople
+from gatepost.adapters.storage.sql_requests import SqlRequests
 from gatepost.adapters.storage.sql_tasks import SqlTasks
 from gatepost.adapters.storage.sql_webhooks import SqlWebhooks
 from gatepost.adapters.system import SystemChance
@@ -39,7 +42,18 @@ CLOSE_SECONDS = 5.0
 _TIME = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 
-class PostgresStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, PostgresLanes, SqlAttempts, SqlOwners):
+class PostgresStore(
+    SqlGroups,
+    SqlKeys,
+    SqlPeople,
+    SqlRequests,
+    SqlTasks,
+    SqlWebhooks,
+    SqlDeliveries,
+    PostgresLanes,
+    SqlAttempts,
+    SqlOwners,
+):
     """Implements every store of `ports`.
 
     Shape: `on_queued` as `HandOver` has it, `on_poked` as `Connections`; it also tells of others' commits.

@@ -11,10 +11,13 @@ from pathlib import Path
 from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.storage.key_check import check_key, sealed_key_check
 from gatepost.adapters.storage.scripts import Script, execute, fetch
-from gatepost.adapters.storage.sql_accounts import SqlAccounts
 from gatepost.adapters.storage.sql_attempts import SqlAttempts
 from gatepost.adapters.storage.sql_deliveries import SqlDeliveries
+from gatepost.adapters.storage.sql_groups import SqlGroups
+from gatepost.adapters.storage.sql_keys import SqlKeys
 from gatepost.adapters.storage.sql_owners import FORGET, SqlOwners
+from gatepost.adapters.storage.sql_people import SqlPeople
+from gatepost.adapters.storage.sql_requests import SqlRequests
 from gatepost.adapters.storage.sql_tasks import SqlTasks
 from gatepost.adapters.storage.sql_webhooks import SqlWebhooks
 from gatepost.adapters.storage.sqlite_lanes import SqliteLanes
@@ -33,7 +36,18 @@ _OWNERS = "SELECT id FROM workers UNION SELECT owner FROM lanes WHERE owner <> '
 _LAPSE = "UPDATE lanes SET lease_until = 0 WHERE owner = ? AND owner <> ''"
 
 
-class SqliteStore(SqlAccounts, SqlTasks, SqlWebhooks, SqlDeliveries, SqliteLanes, SqlAttempts, SqlOwners):
+class SqliteStore(
+    SqlGroups,
+    SqlKeys,
+    SqlPeople,
+    SqlRequests,
+    SqlTasks,
+    SqlWebhooks,
+    SqlDeliveries,
+    SqliteLanes,
+    SqlAttempts,
+    SqlOwners,
+):
     """Implements every store of `ports`."""
 
     def __init__(self, path: Path, threads: Threads, box: SecretBox) -> None:
