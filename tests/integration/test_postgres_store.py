@@ -24,6 +24,7 @@ from gatepost.adapters.storage import (
     postgres_schema,
     sql_attempts,
     sql_deliveries,
+    sql_emitting,
     sql_lanes,
     sql_owners,
     sql_tasks,
@@ -347,7 +348,7 @@ ENGINE_QUERIES = {
     "move": (sql_attempts.MOVE, sql_attempts.MOVE_TYPES, {"deliveries_pkey"}),
     "amend": (sql_attempts.AMEND, sql_attempts.MOVE_TYPES, {"deliveries_pkey"}),
     "clean": (sql_attempts.CLEAN, "text bigint", {"lanes_pkey"}),
-    "before emit": (sql_tasks.BEFORE_EMIT, "", {"groups_pkey", "events_pkey"}),
+    "before emit": (sql_emitting.BEFORE_EMIT, "", {"groups_pkey", "events_pkey"}),
     "served": (sql_webhooks.SERVED, "", {"webhooks_pkey"}),
     "lane marks": (sql_webhooks.LANE_MARKS, "", {"webhooks_pkey", "lanes_pkey"}),
 }

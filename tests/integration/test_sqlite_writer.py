@@ -21,6 +21,7 @@ from gatepost.adapters.storage import (
     migrating,
     sql_attempts,
     sql_deliveries,
+    sql_emitting,
     sql_lanes,
     sql_owners,
     sql_tasks,
@@ -507,7 +508,7 @@ ENGINE_QUERIES: dict[str, tuple[str, int, list[str]]] = {
     "move": (sql_attempts.MOVE, 10, ["PRIMARY KEY"]),
     "amend": (sql_attempts.AMEND, 10, ["PRIMARY KEY"]),
     "clean": (sql_attempts.CLEAN, 2, ["PRIMARY KEY"]),
-    "before emit": (sql_tasks.BEFORE_EMIT, 0, ["PRIMARY KEY", "sqlite_autoindex_events_1"]),
+    "before emit": (sql_emitting.BEFORE_EMIT, 0, ["PRIMARY KEY", "sqlite_autoindex_events_1"]),
     "served": (sql_webhooks.SERVED, 0, ["PRIMARY KEY"]),
     "lane marks": (sql_webhooks.LANE_MARKS, 0, ["PRIMARY KEY", "PRIMARY KEY"]),
 }

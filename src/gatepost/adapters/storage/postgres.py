@@ -25,11 +25,13 @@ from gatepost.adapters.storage.postgres_pokes import Hearing, Pokes
 from gatepost.adapters.storage.rows import from_ms
 from gatepost.adapters.storage.sql_attempts import SqlAttempts
 from gatepost.adapters.storage.sql_deliveries import SqlDeliveries
+from gatepost.adapters.storage.sql_events import SqlEvents
 from gatepost.adapters.storage.sql_groups import SqlGroups
 from gatepost.adapters.storage.sql_keys import SqlKeys
 from gatepost.adapters.storage.sql_owners import SqlOwners
 from gatepost.adapters.storage.sql_people import SqlPeople
 from gatepost.adapters.storage.sql_requests import SqlRequests
+from gatepost.adapters.storage.sql_swaps import SqlSwaps
 from gatepost.adapters.storage.sql_tasks import SqlTasks
 from gatepost.adapters.storage.sql_webhooks import SqlWebhooks
 from gatepost.adapters.system import SystemChance
@@ -48,6 +50,8 @@ class PostgresStore(
     SqlPeople,
     SqlRequests,
     SqlTasks,
+    SqlSwaps,
+    SqlEvents,
     SqlWebhooks,
     SqlDeliveries,
     PostgresLanes,

@@ -23,6 +23,7 @@ from gatepost.domain.deliveries import (
 )
 from gatepost.domain.events import Event
 from gatepost.domain.network import parse_target
+from gatepost.domain.swaps import Swap, SwapSide, SwapStatus
 from gatepost.domain.tasks import HistoryEntry, Task, TaskStatus
 
 Row = tuple[Any, ...]
@@ -119,6 +120,11 @@ def task_from(row: Row) -> Task:
     )
 
 
+def searched_in(task: Task) -> str:
+    """Return what a search looks through, its case folded."""
+    return "\n".join(text for text in (task.title, task.description, task.external_id) if text).casefold()
+
+
 HISTORY_COLUMNS = "task_id, version, group_id, at, actor_id, event, changes, reason"
 
 
@@ -139,6 +145,46 @@ def history_row(group_id: str, task_id: str, entry: HistoryEntry) -> Row:
 def history_from(row: Row) -> HistoryEntry:
     version, at, actor_id, event, changes, reason = row
     return HistoryEntry(version, from_ms(at), actor_id, event, json.loads(changes), reason)
+
+
+SWAP_COLUMNS = (
+    "group_id, id, task_id, assigned_to, version, with_task_id, with_assigned_to, with_version, reason, status,"
+    " proposed_by, created_at, decided_by, decided_at"
+)
+
+
+def swap_row(swap: Swap) -> Row:
+    return (
+        swap.group_id,
+        swap.id,
+        *_side_row(swap.task),
+        *_side_row(swap.with_task),
+        swap.reason,
+        swap.status.value,
+        swap.proposed_by,
+        to_ms(swap.created_at),
+        swap.decided_by,
+        to_ms_or_none(swap.decided_at),
+    )
+
+
+def swap_from(row: Row) -> Swap:
+    return Swap(
+        group_id=row[0],
+        id=row[1],
+        task=SwapSide(*row[2:5]),
+        with_task=SwapSide(*row[5:8]),
+        reason=row[8],
+        status=SwapStatus(row[9]),
+        proposed_by=row[10],
+        created_at=from_ms(row[11]),
+        decided_by=row[12],
+        decided_at=from_ms_or_none(row[13]),
+    )
+
+
+def _side_row(side: SwapSide) -> Row:
+    return side.task_id, side.assigned_to, side.version
 
 
 EVENT_COLUMNS = "group_id, id, event, created_at, actor_id, origin, hop, body"

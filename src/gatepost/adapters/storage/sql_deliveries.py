@@ -1,6 +1,5 @@
-"""Events and deliveries in SQL: how they are stored, and how people look at them."""
+"""Deliveries in SQL, as people look at them."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from gatepost.adapters.storage.paging import page_of
@@ -9,34 +8,27 @@ from gatepost.adapters.storage.rows import (
     ATTEMPT_TYPES,
     DELIVERY_COLUMNS,
     DELIVERY_TYPES,
-    EVENT_COLUMNS,
     Row,
     attempt_from,
     attempt_row,
     delivery_from,
     delivery_row,
-    event_from,
-    event_row,
     to_ms_or_none,
 )
 from gatepost.adapters.storage.scripts import (
-    IN_LIST,
     Database,
     Emitted,
     Script,
     execute,
     execute_many,
     fetch,
-    listed,
     poke,
 )
+from gatepost.adapters.storage.sql_emitting import ADD_DELIVERIES, EVENT, add_event_once, event_of
 from gatepost.domain.deliveries import Attempt, Delivery, Status, queued
 from gatepost.domain.events import Event
 from gatepost.ports import DeliveryDetail, DeliveryQuery, Page, Saved
 
-_ADD_EVENT = f"INSERT INTO events ({EVENT_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_ADD_EVENT_TASKS = "INSERT INTO event_tasks (group_id, task_id, event_id, version) VALUES {rows}"
-_ADD_DELIVERIES = f"INSERT INTO deliveries ({DELIVERY_COLUMNS}, replay_key) VALUES {{rows}}"
 _ADD_ATTEMPT = f"INSERT INTO attempts ({ATTEMPT_COLUMNS}) VALUES {{rows}}"
 
 # Newest first. The conditions of a query are appended. `|| ''` keeps the planner from choosing the index of a column:
@@ -53,11 +45,14 @@ _DELIVERY = f"SELECT {DELIVERY_COLUMNS} FROM deliveries WHERE id = ? AND webhook
 _ATTEMPTS = f"""
 SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE delivery_id = ? ORDER BY started_at, number, id
 """
-_EVENT = f"SELECT {EVENT_COLUMNS} FROM events WHERE group_id = ? AND id = ?"
-_EVENT_TASKS = f"""
-SELECT task_id, version FROM event_tasks WHERE group_id = ? AND task_id {IN_LIST} AND event_id = ?
-"""
+_EVENT = f"SELECT {EVENT} FROM events WHERE group_id = ? AND id = ?"
+
+_IS_THERE = "SELECT 1 FROM deliveries WHERE id = ? AND group_id || '' = ?"
 _BYTES = "SELECT body, hop FROM events WHERE group_id = ? AND id = ?"
+_ADD_REPLAY = f"""
+INSERT INTO deliveries ({DELIVERY_COLUMNS}, replay_key)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+"""
 
 
 class SqlDeliveries:
@@ -78,23 +73,6 @@ class SqlDeliveries:
 
     async def add_test(self, group_id: str, event: Event, delivery: Delivery, attempt: Attempt) -> None:  # noqa: ARG002  # the event names its group
         await self._database.write(_add_test(event, delivery, attempt))
-
-
-def store_event(event: Event) -> Script[None]:
-    """Add an event and say which tasks it is about."""
-    yield execute(_ADD_EVENT, event_row(event))
-    rows = [(event.group_id, task_id, event.id, version) for task_id, version in event.tasks]
-    if rows:
-        yield execute_many(_ADD_EVENT_TASKS, rows, "text text text bigint")
-
-
-def store_deliveries(deliveries: Sequence[Delivery]) -> Script[None]:
-    """Add deliveries that are owed, and poke their lanes."""
-    if not deliveries:
-        return
-    rows = [delivery_row(each) for each in deliveries]
-    yield execute_many(_ADD_DELIVERIES, rows, DELIVERY_TYPES)
-    yield poke({row[2]: row[9] for row in rows})
 
 
 def _deliveries(group_id: str, query: DeliveryQuery, limit: int, before: str | None) -> Script[Page[Delivery]]:
@@ -133,31 +111,26 @@ def _delivery(group_id: str, webhook_id: str, delivery_id: str) -> Script[Delive
         return None
     delivery = delivery_from(rows[0])
     attempts = yield fetch(_ATTEMPTS, (delivery_id,))
-    event = yield from _event(delivery)
+    events = yield fetch(_EVENT, (group_id, delivery.event_id))
+    event = event_of(events[0]) if events else None
     return DeliveryDetail(delivery, event, [attempt_from(row) for row in attempts])
 
 
-def _event(delivery: Delivery) -> Script[Event | None]:
-    rows = yield fetch(_EVENT, (delivery.group_id, delivery.event_id))
-    if not rows:
-        return None
-    pairs = yield fetch(_EVENT_TASKS, (delivery.group_id, listed(delivery.task_ids), delivery.event_id))
-    versions = dict(pairs)
-    return event_from(
-        rows[0], tuple((task_id, versions[task_id]) for task_id in delivery.task_ids if task_id in versions)
-    )
-
-
 def _add_replay(group_id: str, delivery: Delivery) -> Script[Emitted]:
+    if (yield fetch(_IS_THERE, (delivery.id, group_id))):
+        return Emitted(Saved.DONE)
     rows = yield fetch(_BYTES, (group_id, delivery.event_id))
     if not rows:
         return Emitted(Saved.STALE)
+    row = delivery_row(delivery)
+    if not (yield execute(_ADD_REPLAY, row)):
+        return Emitted(Saved.DONE)  # its twin was first
+    yield poke({row[2]: row[9]})
     body, hop = rows[0]
-    yield from store_deliveries([delivery])
     return Emitted(Saved.DONE, [queued(delivery, body=body, hop=hop)])
 
 
 def _add_test(event: Event, delivery: Delivery, attempt: Attempt) -> Script[None]:
-    yield from store_event(event)
-    yield execute_many(_ADD_DELIVERIES, [delivery_row(delivery)], DELIVERY_TYPES)
-    yield execute_many(_ADD_ATTEMPT, [attempt_row(delivery.id, attempt)], ATTEMPT_TYPES)
+    if (yield from add_event_once(event, 0)):
+        yield execute_many(ADD_DELIVERIES, [delivery_row(delivery)], DELIVERY_TYPES)
+        yield execute_many(_ADD_ATTEMPT, [attempt_row(delivery.id, attempt)], ATTEMPT_TYPES)

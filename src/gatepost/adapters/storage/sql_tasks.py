@@ -1,23 +1,29 @@
 """Tasks, their history and what their changes emit, in SQL."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from gatepost.adapters.storage.paging import page_of
 from gatepost.adapters.storage.rows import (
     HISTORY_COLUMNS,
     TASK_COLUMNS,
+    Row,
     history_from,
     history_row,
+    searched_in,
     task_from,
     task_row,
+    to_ms,
 )
 from gatepost.adapters.storage.scripts import Database, Emitted, Script, execute, fetch
-from gatepost.adapters.storage.sql_deliveries import store_deliveries, store_event
-from gatepost.domain.deliveries import Delivery, queued
-from gatepost.domain.tasks import HistoryEntry, Task, TaskChange
+from gatepost.adapters.storage.sql_emitting import before_emit, emit
+from gatepost.domain.deliveries import Delivery
+from gatepost.domain.tasks import HistoryEntry, Task, TaskChange, TaskDeletion
 from gatepost.ports import Page, Saved, TaskQuery
 
-_TASK = f"SELECT {TASK_COLUMNS} FROM tasks WHERE group_id = ? AND id = ?"
+# Not `deleted_at IS NULL` where a task is looked up by its id: the index of a status or a person would do for that.
+IS_LIVE = "coalesce(deleted_at, 0) = 0"
+TASK = f"SELECT {TASK_COLUMNS} FROM tasks WHERE group_id = ? AND id = ? AND {IS_LIVE}"
 
 # Newest first, as ids are time-ordered. The conditions of a query are appended.
 _TASKS = f"SELECT {TASK_COLUMNS} FROM tasks WHERE group_id = ?"
@@ -27,26 +33,23 @@ SELECT version, at, actor_id, event, changes, reason FROM task_history
 WHERE task_id = ? AND group_id = ? ORDER BY version
 """
 
-# What every emit asks first: have webhooks been written since its event was matched, and is this a write that was
-# made before and whose answer got lost?
-BEFORE_EMIT = """
-SELECT coalesce((SELECT webhooks_version FROM groups WHERE id = ?), 0),
-       EXISTS (SELECT 1 FROM events WHERE group_id = ? AND id = ?)
-"""
-
 _ADD_TASK = f"""
-INSERT INTO tasks ({TASK_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO tasks ({TASK_COLUMNS}, searched) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 """
 
 # All columns but the key, if the version is still the one that the change started from.
-_SAVE_TASK = """
+SAVE_TASK = f"""
 UPDATE tasks SET title = ?, description = ?, status = ?, assigned_to = ?, difficulty = ?, due_at = ?,
-       external_id = ?, source = ?, version = ?, created_at = ?, updated_at = ?, completed_at = ?
-WHERE group_id = ? AND id = ? AND version = ?
+       external_id = ?, source = ?, version = ?, created_at = ?, updated_at = ?, completed_at = ?, searched = ?
+WHERE group_id = ? AND id = ? AND version = ? AND {IS_LIVE}
+"""
+DELETE_TASK = f"""
+UPDATE tasks SET version = ?, updated_at = ?, deleted_at = ? WHERE group_id = ? AND id = ? AND version = ? AND {IS_LIVE}
 """
 
 _ADD_HISTORY = f"INSERT INTO task_history ({HISTORY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_HISTORY_LINE = f"SELECT {HISTORY_COLUMNS} FROM task_history WHERE task_id = ? AND version = ?"
 
 
 class SqlTasks:
@@ -69,9 +72,12 @@ class SqlTasks:
         emitted = await self._database.write(_save_change(group_id, change, deliveries, webhooks_version))
         return emitted.saved
 
+    async def delete_task(self, group_id: str, deletion: TaskDeletion) -> Saved:
+        return await self._database.write(_delete_task(group_id, deletion))
+
 
 def _task(group_id: str, task_id: str) -> Script[Task | None]:
-    rows = yield fetch(_TASK, (group_id, task_id))
+    rows = yield fetch(TASK, (group_id, task_id))
     return task_from(rows[0]) if rows else None
 
 
@@ -81,15 +87,34 @@ def _history(group_id: str, task_id: str) -> Script[Sequence[HistoryEntry]]:
 
 
 def _tasks(group_id: str, query: TaskQuery, limit: int, before: str | None) -> Script[Page[Task]]:
-    conditions = {
+    sql, params = tasks_statement(group_id, query, before)
+    rows = yield fetch(sql, (*params, limit + 1))
+    return page_of([task_from(row) for row in rows], limit)
+
+
+def tasks_statement(group_id: str, query: TaskQuery, before: str | None) -> tuple[str, Row]:
+    """Return the list's statement and all its parameters but the last, the limit."""
+    conditions: dict[str, Any] = {
         "status = ?": query.status and query.status.value,
         "assigned_to = ?": query.assigned_to,
+        r"searched LIKE ? ESCAPE '\'": None if query.text is None else _pattern(query.text),
         "id < ?": before,
     }
     asked = {sql: value for sql, value in conditions.items() if value is not None}
-    sql = " AND ".join([_TASKS, *asked]) + " ORDER BY id DESC LIMIT ?"
-    rows = yield fetch(sql, (group_id, *asked.values(), limit + 1))
-    return page_of([task_from(row) for row in rows], limit)
+    has_index = query.status is not None or query.assigned_to is not None
+    base = [_TASKS, "deleted_at IS NULL" if has_index else IS_LIVE]
+    return " AND ".join([*base, *asked]) + " ORDER BY id DESC LIMIT ?", (group_id, *asked.values())
+
+
+def _pattern(text: str) -> str:
+    r"""Return the pattern of `LIKE` that finds a text, in whatever case.
+
+    >>> _pattern("100%_Ü")
+    '%100\\%\\_ü%'
+    """
+    for special in "\\%_":
+        text = text.replace(special, f"\\{special}")
+    return f"%{text.casefold()}%"
 
 
 def _save_change(
@@ -97,24 +122,39 @@ def _save_change(
 ) -> Script[Emitted]:
     if change.task.group_id != group_id:
         return Emitted(Saved.STALE)
-    [(stored_version, is_repeat)] = yield fetch(BEFORE_EMIT, (group_id, group_id, change.event.id))
-    if is_repeat:
-        return Emitted(Saved.DONE)
-    if stored_version != webhooks_version:
-        return Emitted(Saved.WEBHOOKS_MOVED)
+    told = yield from before_emit(group_id, change.event.id, webhooks_version)
+    if told is not None:
+        return Emitted(told)
     if not (yield from _save_task(change)):
         # The other one of two equal writes may have been first, while this one waited for its row.
-        [(_, is_repeat)] = yield fetch(BEFORE_EMIT, (group_id, group_id, change.event.id))
-        return Emitted(Saved.DONE if is_repeat else Saved.STALE)
-    yield execute(_ADD_HISTORY, history_row(group_id, change.task.id, change.history))
-    yield from store_event(change.event)
-    yield from store_deliveries(deliveries)
-    event = change.event
-    return Emitted(Saved.DONE, [queued(each, body=event.body, hop=event.hop) for each in deliveries])
+        told = yield from before_emit(group_id, change.event.id, webhooks_version)
+        return Emitted(Saved.DONE if told is Saved.DONE else Saved.STALE)
+    yield from add_history(group_id, change.task.id, change.history)
+    return (yield from emit(change.event, deliveries, webhooks_version))
 
 
 def _save_task(change: TaskChange) -> Script[bool]:
-    row = task_row(change.task)
     if change.expected_version == 0:
-        return bool((yield execute(_ADD_TASK, row)))
-    return bool((yield execute(_SAVE_TASK, (*row[2:], *row[:2], change.expected_version))))
+        return bool((yield execute(_ADD_TASK, (*task_row(change.task), searched_in(change.task)))))
+    return (yield from update_task(change.task))
+
+
+def update_task(task: Task) -> Script[bool]:
+    """Write the next version of a task; False unless the version before it is stored."""
+    key, values = task_row(task)[:2], task_row(task)[2:]
+    return bool((yield execute(SAVE_TASK, (*values, searched_in(task), *key, task.version - 1))))
+
+
+def add_history(group_id: str, task_id: str, entry: HistoryEntry) -> Script[None]:
+    yield execute(_ADD_HISTORY, history_row(group_id, task_id, entry))
+
+
+def _delete_task(group_id: str, deletion: TaskDeletion) -> Script[Saved]:
+    task, line = deletion.task, history_row(group_id, deletion.task.id, deletion.history)
+    at = to_ms(task.updated_at)
+    if (yield execute(DELETE_TASK, (task.version, at, at, group_id, task.id, deletion.expected_version))):
+        yield execute(_ADD_HISTORY, line)
+        return Saved.DONE
+    # Asked again after a doubtful end, it finds its own line.
+    found = yield fetch(_HISTORY_LINE, (task.id, task.version))
+    return Saved.DONE if [tuple(row) for row in found] == [line] else Saved.STALE

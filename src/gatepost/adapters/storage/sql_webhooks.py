@@ -36,6 +36,15 @@ log = structlog.get_logger()
 _WEBHOOKS_VERSION = "SELECT webhooks_version FROM groups WHERE id = ?"
 # Every write of a webhook does this, so that an emit that matched the webhooks before it is refused.
 _RAISE_WEBHOOKS_VERSION = "UPDATE groups SET webhooks_version = webhooks_version + 1 WHERE id = ?"
+_LAST_REVISION = """
+SELECT enabled, events, ignore_origins, deleted FROM webhook_revisions
+WHERE group_id = ? AND webhook_id = ? ORDER BY from_version DESC LIMIT 1
+"""
+_ADD_REVISION = """
+INSERT INTO webhook_revisions (group_id, webhook_id, from_version, enabled, events, ignore_origins, deleted)
+SELECT id, ?, webhooks_version, ?, ?, ?, ? FROM groups WHERE id = ?
+"""
+_DELETED = (0, "", "", 1)  # as a revision
 _SUBSCRIPTIONS = """
 SELECT id, enabled, events, ignore_origins, max_attempts FROM webhooks
 WHERE group_id = ? AND deleted_at IS NULL ORDER BY id
@@ -51,6 +60,7 @@ SELECT {_COLUMNS} FROM webhooks WHERE group_id = ? AND deleted_at IS NULL AND id
 """
 _AFTER_ALL = "~"  # sorts behind every id
 _LOCK_GROUP = f"{_WEBHOOKS_VERSION} {LOCKED}"
+_IS_THERE = "SELECT 1 FROM webhooks WHERE id = ? AND group_id || '' = ?"
 _COUNT = "SELECT count(*) FROM webhooks WHERE group_id = ? AND deleted_at IS NULL"
 _ADD = f"""
 INSERT INTO webhooks ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -156,13 +166,15 @@ def _webhooks_to_serve(box: SecretBox, webhook_ids: Sequence[str]) -> Script[Map
 
 def _add(group_id: str, row: Row, quota: int) -> Script[Saved]:
     yield fetch(_LOCK_GROUP, (group_id,))  # of two who add the last one, the second is to count the first
+    webhook_id, enabled = row[0], row[4]
+    if (yield fetch(_IS_THERE, (webhook_id, group_id))):
+        return Saved.DONE
     [(live,)] = yield fetch(_COUNT, (group_id,))
     if live >= quota:
         return Saved.QUOTA_EXCEEDED
     yield execute(_ADD, row)
-    webhook_id, enabled = row[0], row[4]
     yield execute(_ADD_LANE, (webhook_id, 0 if enabled else NEVER_MS))
-    yield execute(_RAISE_WEBHOOKS_VERSION, (group_id,))
+    yield from _raise_version(group_id, webhook_id, _asked_for(row))
     return Saved.DONE
 
 
@@ -172,7 +184,7 @@ def _save(group_id: str, webhook: Webhook, row: Row) -> Script[Saved]:
         return Saved.STALE
     now = to_ms(webhook.updated_at)
     yield execute(_HOLD_AND_POKE, (0 if webhook.enabled else NEVER_MS, now, now, webhook.id))
-    yield execute(_RAISE_WEBHOOKS_VERSION, (group_id,))
+    yield from _raise_version(group_id, webhook.id, _asked_for(row))
     return Saved.DONE
 
 
@@ -181,8 +193,21 @@ def _delete(group_id: str, webhook_id: str, now: int) -> Script[Saved]:
     if not deleted:
         return Saved.STALE
     yield execute(_HOLD_AND_POKE, (NEVER_MS, now, now, webhook_id))
-    yield execute(_RAISE_WEBHOOKS_VERSION, (group_id,))
+    yield from _raise_version(group_id, webhook_id, _DELETED)
     return Saved.DONE
+
+
+def _raise_version(group_id: str, webhook_id: str, asked: Row) -> Script[None]:
+    """Raise the version of the group's webhooks; remember from which one on this webhook asks for something else."""
+    yield execute(_RAISE_WEBHOOKS_VERSION, (group_id,))
+    last = yield fetch(_LAST_REVISION, (group_id, webhook_id))
+    if not last or tuple(last[0]) != asked:
+        yield execute(_ADD_REVISION, (webhook_id, *asked, group_id))
+
+
+def _asked_for(row: Row) -> Row:
+    enabled, events, ignore_origins = row[4], row[5], row[12]
+    return enabled, events, ignore_origins, 0
 
 
 # --- rows ----------------------------------------------------------------------------------------------------

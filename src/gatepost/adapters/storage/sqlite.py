@@ -13,11 +13,13 @@ from gatepost.adapters.storage.key_check import check_key, sealed_key_check
 from gatepost.adapters.storage.scripts import Script, execute, fetch
 from gatepost.adapters.storage.sql_attempts import SqlAttempts
 from gatepost.adapters.storage.sql_deliveries import SqlDeliveries
+from gatepost.adapters.storage.sql_events import SqlEvents
 from gatepost.adapters.storage.sql_groups import SqlGroups
 from gatepost.adapters.storage.sql_keys import SqlKeys
 from gatepost.adapters.storage.sql_owners import FORGET, SqlOwners
 from gatepost.adapters.storage.sql_people import SqlPeople
 from gatepost.adapters.storage.sql_requests import SqlRequests
+from gatepost.adapters.storage.sql_swaps import SqlSwaps
 from gatepost.adapters.storage.sql_tasks import SqlTasks
 from gatepost.adapters.storage.sql_webhooks import SqlWebhooks
 from gatepost.adapters.storage.sqlite_lanes import SqliteLanes
@@ -42,6 +44,8 @@ class SqliteStore(
     SqlPeople,
     SqlRequests,
     SqlTasks,
+    SqlSwaps,
+    SqlEvents,
     SqlWebhooks,
     SqlDeliveries,
     SqliteLanes,

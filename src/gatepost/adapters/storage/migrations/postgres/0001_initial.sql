@@ -45,6 +45,8 @@ CREATE TABLE users (
     is_installation_owner BIGINT NOT NULL
 );
 
+CREATE INDEX installation_owners ON users (id) WHERE is_installation_owner = 1;
+
 CREATE TABLE members (
     group_id TEXT COLLATE "C" NOT NULL,
     user_id TEXT COLLATE "C" NOT NULL,
@@ -155,18 +157,18 @@ CREATE TABLE events (
     origin TEXT NOT NULL,
     hop BIGINT NOT NULL,
     body BYTEA NOT NULL,
+    tasks TEXT NOT NULL, -- that it is about, with their versions after it: tsk_1:7 tsk_2:3
     webhooks_version BIGINT NOT NULL, -- that its webhooks were matched at
     PRIMARY KEY (group_id, id)
 );
 
 CREATE INDEX events_of_group ON events (group_id, created_at, id); -- what people list, newest first
 
--- Which events are about a task, and the version of the task after each.
+-- Which events are about a task: `events.tasks` from the task's side.
 CREATE TABLE event_tasks (
     group_id TEXT COLLATE "C" NOT NULL,
     task_id TEXT COLLATE "C" NOT NULL,
     event_id TEXT COLLATE "C" NOT NULL,
-    version BIGINT NOT NULL,
     PRIMARY KEY (group_id, task_id, event_id)
 );
 

@@ -44,6 +44,8 @@ CREATE TABLE users (
     is_installation_owner INTEGER NOT NULL
 ) WITHOUT ROWID;
 
+CREATE INDEX installation_owners ON users (id) WHERE is_installation_owner = 1;
+
 CREATE TABLE members (
     group_id TEXT NOT NULL,
     user_id TEXT NOT NULL,
@@ -155,18 +157,18 @@ CREATE TABLE events (
     origin TEXT NOT NULL,
     hop INTEGER NOT NULL,
     body BLOB NOT NULL,
+    tasks TEXT NOT NULL, -- that it is about, with their versions after it: tsk_1:7 tsk_2:3
     webhooks_version INTEGER NOT NULL, -- that its webhooks were matched at
     PRIMARY KEY (group_id, id)
 );
 
 CREATE INDEX events_of_group ON events (group_id, created_at, id); -- what people list, newest first
 
--- Which events are about a task, and the version of the task after each.
+-- Which events are about a task: `events.tasks` from the task's side.
 CREATE TABLE event_tasks (
     group_id TEXT NOT NULL,
     task_id TEXT NOT NULL,
     event_id TEXT NOT NULL,
-    version INTEGER NOT NULL,
     PRIMARY KEY (group_id, task_id, event_id)
 ) WITHOUT ROWID;
 
