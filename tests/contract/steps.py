@@ -13,6 +13,7 @@ from tests.builders import (
     make_progress,
     make_settled,
     make_task_change,
+    make_user,
     make_webhook,
     refused,
 )
@@ -20,6 +21,8 @@ from tests.contract.backends import Store
 from tests.fakes import NOW
 
 from gatepost.domain.deliveries import Delivery, Outcome, QueuedDelivery
+from gatepost.domain.groups import Role
+from gatepost.domain.people import User
 from gatepost.domain.tasks import Task, TaskChange
 from gatepost.domain.webhooks import Webhook, with_changes
 from gatepost.ports import DeliveryDetail, LaneRead, LeasedLane, Release, Saved, Settled
@@ -28,6 +31,19 @@ LEASE = timedelta(seconds=30)
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
 ADA, EVE = "owner-ada", "owner-eve"
+
+
+async def add_user(store: Store, **changes: Any) -> User:
+    user = make_user(**changes)
+    assert await store.add_user(user) is Saved.DONE
+    return user
+
+
+async def add_member(store: Store, role: Role, group_id: str = GROUP_ID, **changes: Any) -> User:
+    """Add a person who belongs to a group."""
+    user = await add_user(store, **changes)
+    assert await store.add_member(group_id, user.id, role, now=NOW) is Saved.DONE
+    return user
 
 
 async def add_webhook(store: Store, group_id: str = GROUP_ID, **changes: Any) -> Webhook:
