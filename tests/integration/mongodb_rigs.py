@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.contract.backends import MongoBackend, Store, data_on
-
-from gatepost.adapters.storage.mongo_schema import INDEXES
+from tests.integration.taps import COLLECTIONS
 
 
 @asynccontextmanager
@@ -20,4 +19,4 @@ async def mongodb_database(folder: Path) -> AsyncIterator[MongoBackend]:
 
 async def documents(store: Store) -> dict[str, list[dict[str, Any]]]:
     database = store._mongo.database  # type: ignore[attr-defined]
-    return {name: await database[name].find({}).to_list() for name in (*INDEXES, "groups")}
+    return {name: await database[name].find({}).to_list() for name in COLLECTIONS}

@@ -10,7 +10,17 @@ from tests.contract.backends import Store
 
 from gatepost.adapters.storage.mongo_schema import INDEXES
 
-WRITES = {"insert_one", "insert_many", "update_one", "update_many", "bulk_write", "find_one_and_update"}
+COLLECTIONS = (*INDEXES, "group_names", "meta")
+WRITES = {
+    "insert_one",
+    "insert_many",
+    "update_one",
+    "update_many",
+    "bulk_write",
+    "find_one_and_update",
+    "delete_one",
+    "delete_many",
+}
 
 
 class Tap:
@@ -24,7 +34,7 @@ class Tap:
         self._reached = asyncio.Event()
         self._goes_on = asyncio.Event()
         mongo: Any = store._mongo  # type: ignore[attr-defined]
-        for name in (*INDEXES, "groups"):
+        for name in COLLECTIONS:
             setattr(mongo, name, Tapped(getattr(mongo, name), name, self))
 
     def die_at(self, number: int, *, is_done_first: bool) -> None:

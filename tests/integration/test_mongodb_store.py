@@ -26,7 +26,7 @@ from tests.contract.steps import (
     save,
 )
 from tests.fakes import NOW
-from tests.integration.taps import Asking
+from tests.integration.taps import COLLECTIONS, Asking
 from tests.standin import StandIn
 
 from gatepost.adapters.secretbox import SecretBox
@@ -63,7 +63,7 @@ OF_ALL_SHARDS = [("deliveries", "group_id"), ("deliveries", "open"), ("tasks", "
 
 
 async def test_whatever_is_asked_has_its_index_and_its_shard(store: Store) -> None:
-    asked: dict[str, list[tuple[str, dict[str, Any]]]] = {name: [] for name in (*INDEXES, "groups")}
+    asked: dict[str, list[tuple[str, dict[str, Any]]]] = {name: [] for name in COLLECTIONS}
     mongo: Any = store._mongo  # type: ignore[attr-defined]
     for name, of in asked.items():
         setattr(mongo, name, Asking(getattr(mongo, name), of))

@@ -1,16 +1,18 @@
 """The connection to MongoDB: what is waited for, and what leaves the adapter when that fails."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 from bson.errors import BSONError
-from pymongo import AsyncMongoClient
+from pymongo import AsyncMongoClient, UpdateOne
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.cursor import AsyncCursor
 from pymongo.errors import BulkWriteError, ConnectionFailure, DocumentTooLarge, OperationFailure, PyMongoError
 
 from gatepost.adapters.storage.handing_over import HandOver
+from gatepost.adapters.storage.rows import to_ms
 from gatepost.domain.errors import StoreUnavailable
 
 T = TypeVar("T")
@@ -32,6 +34,7 @@ TURN_SECONDS = 30.0
 ENDING_SECONDS = 15.0  # for writes that somebody else waits for: longer than a single one may take
 
 MOST_IDS = 500  # in one `$in`
+FEW = 40  # more than come in, so that few are left over; little enough for one write
 DUPLICATE_KEY = 11000
 MOST_QUOTED = 200  # characters of what a server says
 
@@ -49,7 +52,11 @@ class Mongo:
         self.meta = self.database["meta"]
         self.groups = self.database["groups"]
         self.group_names = self.database["group_names"]
+        self.memberships = self.database["memberships"]
         self.api_keys = self.database["api_keys"]
+        self.users = self.database["users"]
+        self.sessions = self.database["sessions"]
+        self.requests = self.database["requests"]
         self.tasks = self.database["tasks"]
         self.history = self.database["history"]
         self.events = self.database["events"]
@@ -224,6 +231,20 @@ async def insert_new(collection: Collection, documents: Sequence[Document]) -> l
         taken = {each["index"] for each in error.details["writeErrors"]}
         return [document for index, document in enumerate(documents) if index not in taken]
     return list(documents)
+
+
+async def raise_each(collection: Collection, field: str, moments: Mapping[str, datetime]) -> None:
+    """Raise a moment of each document; never lower it, as two processes report in any order."""
+    raising = [UpdateOne({"_id": each}, {"$max": {field: to_ms(moment)}}) for each, moment in moments.items()]
+    await collection.bulk_write(raising, ordered=False)
+
+
+async def delete_few(collection: Collection, field: str, *, below: int) -> None:
+    """Delete some of the documents whose field is below that; the rest waits for the next occasion."""
+    old = {field: {"$lt": below}}
+    found = await fetch(collection.find(old, {"_id": 1}).sort(field, 1).limit(FEW))
+    if found:
+        await collection.delete_many({"_id": {"$in": [each["_id"] for each in found]}, **old})
 
 
 def error_codes(error: BulkWriteError) -> list[int]:

@@ -7,7 +7,8 @@ places like that are given back after a minute.
 
 from typing import Any
 
-from gatepost.adapters.storage.mongo_driver import Mongo, fetch, insert_new, parts_of
+from gatepost.adapters.storage.mongo_driver import Mongo, fetch, parts_of
+from gatepost.adapters.storage.mongo_groups import group_changed
 from gatepost.domain.errors import StoreUnavailable
 
 _ABANDONED_AFTER_MS = 60_000
@@ -19,8 +20,7 @@ async def reserved(mongo: Mongo, group_id: str, webhook_id: str, quota: int, *, 
     for _ in range(_MOST_TRIES):
         group = await mongo.groups.find_one({"_id": group_id}, {"rev": 1, "live": 1})
         if group is None:
-            await insert_new(mongo.groups, [{"_id": group_id, "webhooks_version": 0, "rev": 0, "live": {}}])
-            continue
+            return False
         live: dict[str, int] = group["live"]
         if webhook_id in live:
             return True
@@ -30,15 +30,10 @@ async def reserved(mongo: Mongo, group_id: str, webhook_id: str, quota: int, *, 
             change = {"$unset": {f"live.{each}": "" for each in abandoned}}
         else:
             return False
-        counted = await _changed(mongo, group_id, group["rev"], change)
+        counted = await group_changed(mongo, group_id, group["rev"], change)
         if counted and len(live) < quota:
             return True
     raise StoreUnavailable("too many write the group's webhooks at this moment; try again")
-
-
-async def _changed(mongo: Mongo, group_id: str, rev: int, change: dict[str, Any]) -> bool:
-    saved = await mongo.groups.update_one({"_id": group_id, "rev": rev}, {**change, "$inc": {"rev": 1}})
-    return saved.matched_count == 1
 
 
 async def _abandoned(mongo: Mongo, live: dict[str, int], now: int) -> list[str]:

@@ -30,6 +30,18 @@ _SCHEMA = {"_id": "schema"}
 # Each with the query that it serves. All end in what the query ranges over or sorts by. Descending lists walk them
 # backwards.
 INDEXES: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "groups": (("id",),),  # all groups
+    "memberships": (("user_id", "group_id"),),  # a person's groups
+    "api_keys": (("group_id", "revoked_at", "id"),),  # a group's keys
+    "users": (
+        ("id",),  # one person, several, or all
+        ("is_installation_owner", "id"),  # who owns the installation
+    ),
+    "sessions": (
+        ("user_id", "id"),  # a person's sessions
+        ("last_used_at",),  # those that have run out
+    ),
+    "requests": (("at",),),  # those to be forgotten
     "tasks": (
         ("group_id", "id"),  # a group's tasks
         ("group_id", "status", "id"),  # those of one status

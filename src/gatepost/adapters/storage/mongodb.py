@@ -4,19 +4,33 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from gatepost.adapters.secretbox import SecretBox
-from gatepost.adapters.storage.mongo_accounts import MongoAccounts
 from gatepost.adapters.storage.mongo_attempts import MongoAttempts
 from gatepost.adapters.storage.mongo_deliveries import MongoDeliveries
 from gatepost.adapters.storage.mongo_driver import Mongo
+from gatepost.adapters.storage.mongo_groups import MongoGroups
+from gatepost.adapters.storage.mongo_keys import MongoKeys
 from gatepost.adapters.storage.mongo_lanes import MongoLanes
 from gatepost.adapters.storage.mongo_owners import MongoOwners
+from gatepost.adapters.storage.mongo_people import MongoPeople
+from gatepost.adapters.storage.mongo_requests import MongoRequests
 from gatepost.adapters.storage.mongo_schema import check_schema, make_schema
 from gatepost.adapters.storage.mongo_tasks import MongoTasks
 from gatepost.adapters.storage.mongo_webhooks import MongoWebhooks
 from gatepost.domain.deliveries import QueuedDelivery
 
 
-class MongoStore(MongoAccounts, MongoTasks, MongoWebhooks, MongoDeliveries, MongoLanes, MongoAttempts, MongoOwners):
+class MongoStore(
+    MongoGroups,
+    MongoKeys,
+    MongoPeople,
+    MongoRequests,
+    MongoTasks,
+    MongoWebhooks,
+    MongoDeliveries,
+    MongoLanes,
+    MongoAttempts,
+    MongoOwners,
+):
     """Implements every store of `ports`.
 
     Shape: `on_poked` is never called: nobody tells us of other processes' commits, and the engine asks every second.
