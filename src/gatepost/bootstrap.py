@@ -10,7 +10,7 @@ api ──▶ services ──▶ store ◀── engine ──▶ sender
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,17 +22,25 @@ from starlette.types import ASGIApp
 
 from gatepost import __version__, config, stores
 from gatepost.adapters.interfaces import local_addresses
+from gatepost.adapters.passwords import Argon2Passwords
 from gatepost.adapters.resolver import Resolver
 from gatepost.adapters.sender import CurlSender
 from gatepost.adapters.system import FollowedClock, SystemChance, SystemClock
 from gatepost.config import Settings
 from gatepost.domain.errors import NotFound
-from gatepost.domain.groups import Role
+from gatepost.domain.groups import Group, Role
 from gatepost.domain.network import TargetPolicy
 from gatepost.engine.engine import Engine
-from gatepost.ports import Chance, Clock, EngineHints
-from gatepost.services.accounts import Accounts, NewKey
+from gatepost.ports import Chance, Clock, Draws, EngineHints
 from gatepost.services.deliveries import Deliveries
+from gatepost.services.emitting import Emitter
+from gatepost.services.events import Events
+from gatepost.services.groups import Groups
+from gatepost.services.keys import Keys, NewKey
+from gatepost.services.matcher import Matcher
+from gatepost.services.people import People
+from gatepost.services.requests import Requests
+from gatepost.services.swaps import Swaps
 from gatepost.services.tasks import Tasks
 from gatepost.services.webhooks import Webhooks
 from gatepost.stores import Store
@@ -84,8 +92,8 @@ async def running(
         engine = await _engine(parts) if with_engine else _NoEngine()
         task = await stack.enter_async_context(_delivering(engine, parts))
         # In a thread, because loading the web framework is the slowest part of a start: deliveries do not wait for it.
-        app, accounts = await asyncio.to_thread(_api, parts, engine, ready=lambda: not task.done())
-        stack.push_async_callback(accounts.close)
+        app, close = await asyncio.to_thread(_api, parts, engine, ready=lambda: not task.done())
+        stack.push_async_callback(close)
         yield Gatepost(app, stop=engine.stop)
 
 
@@ -141,19 +149,58 @@ def opened_store(settings: Settings, clock: Clock | None = None) -> AbstractAsyn
     return stores.opened(settings, on_death=_dies("the store's writer"), clock=clock or SystemClock())
 
 
-async def create_key(settings: Settings, group_name: str, role: Role, *, create_group: bool) -> NewKey:
-    """Make an API key straight in the store, whether a server is running on it or not.
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """What an operator manages straight in the store, whether a server is running on it or not."""
 
-    Raises: NotFound, when there is no such group and it is not to be made; whatever `opened_store` raises.
-    """
+    people: People
+    groups: Groups
+    keys: Keys
+    clock: Clock
+    chance: Chance
+
+    @property
+    def draws(self) -> Draws:
+        """What one creation draws."""
+        return Draws(self.clock.now(), self.chance)
+
+    async def group_named(self, name: str) -> Group:
+        """Raises: NotFound."""
+        group = await self.groups.named(name)
+        if group is None:
+            raise NotFound(f"There is no group named {name!r}.")
+        return group
+
+    async def create_group(self, name: str) -> Group:
+        """Make a group that belongs to those who own the installation."""
+        return await self.groups.create(name, owner_ids=await self.people.installation_owners(), draws=self.draws)
+
+
+@asynccontextmanager
+async def opened_accounts(settings: Settings) -> AsyncIterator[Accounts]:
+    """Open the store for what an operator does to accounts; as `opened_store` otherwise."""
     async with opened_store(settings) as store:
-        accounts = Accounts(store, SystemClock(), SystemChance())
-        group = await accounts.group_named(group_name)
+        clock, chance = SystemClock(), SystemChance()
+        yield _accounts(store, clock, chance)
+
+
+def _accounts(store: Store, clock: Clock, chance: Chance) -> Accounts:
+    people = People(store, store, Argon2Passwords(), clock, chance)
+    return Accounts(people, Groups(store, people), Keys(store, clock), clock, chance)
+
+
+async def create_key(settings: Settings, group_name: str, role: Role, *, create_group: bool) -> NewKey:
+    """Make an API key.
+
+    Raises: NotFound, when there is no such group and it is not to be made; whatever `opened_accounts` raises.
+    """
+    async with opened_accounts(settings) as accounts:
+        group = await accounts.groups.named(group_name)
         if group is None:
             if not create_group:
                 raise NotFound(f"There is no group named {group_name!r}: add --create-group to make it.")
             group = await accounts.create_group(group_name)
-        return await accounts.create_key(group.id, role)
+        return await accounts.keys.create(group.id, role, draws=accounts.draws)
 
 
 class _NoEngine:
@@ -185,19 +232,27 @@ def _sender(settings: Settings, target_policy: TargetPolicy, clock: Clock) -> Cu
     )
 
 
-def _api(parts: Parts, hints: EngineHints, *, ready: Callable[[], bool]) -> tuple[ASGIApp, Accounts]:
+def _api(
+    parts: Parts, hints: EngineHints, *, ready: Callable[[], bool]
+) -> tuple[ASGIApp, Callable[[], Awaitable[None]]]:
     from gatepost.api.app import Services, create_app
 
     store, clock, chance = parts.store, parts.clock, parts.chance
+    accounts = _accounts(store, clock, chance)
+    emitter = Emitter(Matcher(store), chance)
     services = Services(
-        accounts=Accounts(store, clock, chance),
-        tasks=Tasks(store, store, clock, chance),
+        people=accounts.people,
+        groups=accounts.groups,
+        keys=accounts.keys,
+        requests=Requests(store, clock, chance),
+        tasks=Tasks(store, store, emitter, clock, chance),
+        swaps=Swaps(store, store, emitter, clock, chance),
+        events=Events(store, emitter),
         webhooks=Webhooks(
             store,
             hints=hints,
             target_policy=parts.target_policy,
             clock=clock,
-            chance=chance,
             https_only=parts.settings.https_only,
         ),
         deliveries=Deliveries(
@@ -210,7 +265,7 @@ def _api(parts: Parts, hints: EngineHints, *, ready: Callable[[], bool]) -> tupl
             user_agent=USER_AGENT,
         ),
     )
-    return create_app(services, clock=clock, ready=ready), services.accounts
+    return create_app(services, clock=clock, ready=ready), services.close
 
 
 def _health_api(clock: Clock, *, ready: Callable[[], bool]) -> ASGIApp:

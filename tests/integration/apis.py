@@ -7,25 +7,35 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+import argon2
 import httpx2
 from tests.fakes import NumberedChance
 
+from gatepost.adapters.passwords import Argon2Passwords
 from gatepost.adapters.resolver import Resolver
 from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.sender import CurlSender
 from gatepost.adapters.storage.sqlite import SqliteStore
-from gatepost.adapters.system import SystemClock
+from gatepost.adapters.system import SystemChance, SystemClock
 from gatepost.api.app import Services, create_app
 from gatepost.domain.groups import Group, Role
 from gatepost.domain.network import TargetPolicy
 from gatepost.ports import Clock, Sender
-from gatepost.services.accounts import Accounts
 from gatepost.services.deliveries import Deliveries
+from gatepost.services.emitting import Emitter
+from gatepost.services.events import Events
+from gatepost.services.groups import Groups
+from gatepost.services.keys import Keys
+from gatepost.services.matcher import Matcher
+from gatepost.services.people import People
+from gatepost.services.requests import Requests
+from gatepost.services.swaps import Swaps
 from gatepost.services.tasks import Tasks
 from gatepost.services.webhooks import Webhooks
 
 POLICY = TargetPolicy(allowed_networks=(ip_network("127.0.0.1/32"),), own_listeners=frozenset({("127.0.0.1", 1)}))
 USER_AGENT = "Gatepost/test"
+CHEAP = argon2.profiles.CHEAPEST
 
 
 class Hints:
@@ -100,10 +110,17 @@ async def opened_api(folder: Path, *, clock: Clock | None = None, sender: Sender
     clock, chance, hints = clock or SystemClock(), NumberedChance(), Hints()
     store = await SqliteStore.open(folder / "gatepost.db", box=SecretBox(bytes(32)), on_death=_raise)
     sender = sender or CurlSender(POLICY, Resolver(clock), clock, on_thread_death=_raise)
+    emitter = Emitter(Matcher(store), chance)
+    people = People(store, store, Argon2Passwords(CHEAP), clock, chance)
     services = Services(
-        accounts=Accounts(store, clock, chance),
-        tasks=Tasks(store, store, clock, chance),
-        webhooks=Webhooks(store, hints=hints, target_policy=POLICY, clock=clock, chance=chance, quota=5),
+        people=people,
+        groups=Groups(store, people),
+        keys=Keys(store, clock),
+        requests=Requests(store, clock, SystemChance()),
+        tasks=Tasks(store, store, emitter, clock, chance),
+        swaps=Swaps(store, store, emitter, clock, chance),
+        events=Events(store, emitter),
+        webhooks=Webhooks(store, hints=hints, target_policy=POLICY, clock=clock, quota=5),
         deliveries=Deliveries(
             store, store, sender=sender, target_policy=POLICY, clock=clock, chance=chance, user_agent=USER_AGENT
         ),
@@ -112,11 +129,12 @@ async def opened_api(folder: Path, *, clock: Clock | None = None, sender: Sender
     transport = httpx2.ASGITransport(app=app)
     try:
         async with httpx2.AsyncClient(transport=transport, base_url="http://gatepost.test") as http:
-            ours = await services.accounts.create_group("Ours")
-            theirs = await services.accounts.create_group("Theirs")
+            ours = await services.groups.create("Ours", draws=services.requests.draws())
+            theirs = await services.groups.create("Theirs", draws=services.requests.draws())
 
             async def client(group: Group, role: Role) -> Client:
-                return Client(http, (await services.accounts.create_key(group.id, role)).text)
+                made = await services.keys.create(group.id, role, draws=services.requests.draws())
+                return Client(http, made.text)
 
             yield Api(
                 app=app,
@@ -132,7 +150,7 @@ async def opened_api(folder: Path, *, clock: Clock | None = None, sender: Sender
                 other_admin=await client(theirs, Role.ADMIN),
             )
     finally:
-        await services.accounts.close()
+        await services.close()
         await sender.close()
         await store.close()
 

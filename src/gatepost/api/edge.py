@@ -5,7 +5,7 @@ import traceback
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gatepost.api.auth import CALLER
+from gatepost.api.auth import CALLER, Identity
 from gatepost.api.problems import internal_problem
 from gatepost.domain.groups import Caller
 from gatepost.ports import Clock
@@ -47,7 +47,7 @@ class Edge:
 
 
 def _log_answer(scope: Scope, status: int, seconds: float) -> None:
-    caller: Caller | None = scope.get(CALLER)
+    caller: Identity | Caller | None = scope.get(CALLER)
     log.info(
         "request.answered",
         method=scope["method"],

@@ -24,6 +24,7 @@ from gatepost.domain.events import to_json
 
 MEDIA_TYPE = "application/problem+json"
 STORE_RETRY_SECONDS = 1
+PROBLEMS = (GatepostError, RequestValidationError)  # what `problem_of` answers; all else is a bug, or the framework's
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,11 @@ def problem_response(error: GatepostError) -> Response:
     return _response(document, _headers(error))
 
 
+def problem_of(error: GatepostError | RequestValidationError) -> Response:
+    """Return the answer to what a caller has done wrong, or should come back for."""
+    return problem_response(error) if isinstance(error, GatepostError) else _invalid_parameters(error)
+
+
 def internal_problem() -> Response:
     """Return the answer for a bug of ours; it says nothing about it."""
     return _response(_document("internal", "The request failed; the operator's log says why."), {})
@@ -116,8 +122,12 @@ async def _answer_own(_: Request, error: Exception) -> Response:
 
 
 async def _answer_invalid_parameters(_: Request, error: Exception) -> Response:
-    """A path that cannot be an id names nothing; all else is a parameter to correct."""
     assert isinstance(error, RequestValidationError)
+    return _invalid_parameters(error)
+
+
+def _invalid_parameters(error: RequestValidationError) -> Response:
+    """A path that cannot be an id names nothing; all else is a parameter to correct."""
     fields = [FieldError(tuple(one["loc"][1:]), str(one["msg"]), str(one["type"])) for one in error.errors()]
     if any(one["loc"][0] == "path" for one in error.errors()):
         return problem_response(NotFound("there is nothing here"))
