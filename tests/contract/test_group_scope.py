@@ -20,13 +20,15 @@ from tests.builders import (
     new_id,
 )
 from tests.contract.backends import Store
-from tests.contract.steps import add_webhook, detail, pokes_of, save
+from tests.contract.steps import add_member, add_webhook, detail, pokes_of, save
 from tests.fakes import NOW
 
 from gatepost import ports
 from gatepost.domain import tasks
 from gatepost.domain.deliveries import Delivery, replayed
 from gatepost.domain.events import Event
+from gatepost.domain.groups import ApiKey, Role
+from gatepost.domain.people import User
 from gatepost.domain.tasks import Task
 from gatepost.domain.webhooks import Webhook, with_changes
 from gatepost.ports import DeliveryQuery, Page, Saved, TaskQuery
@@ -51,6 +53,8 @@ LATER = NOW + timedelta(seconds=1)
 class Belongings:
     """What one group has, and a strange group asks for."""
 
+    person: User
+    key: ApiKey
     task: Task
     webhook: Webhook
     event: Event
@@ -59,11 +63,12 @@ class Belongings:
 
 @pytest.fixture
 async def theirs(store: Store) -> Belongings:
-    webhook = await add_webhook(store)
+    person, key, webhook = await add_member(store, Role.OWNER), make_key(), await add_webhook(store)
+    await store.add_key(GROUP_ID, key)
     change = make_task_change()
     delivery = make_delivery(change.event, webhook)
     await save(store, change, delivery)
-    return Belongings(change.task, webhook, change.event, delivery)
+    return Belongings(person, key, change.task, webhook, change.event, delivery)
 
 
 @pytest.fixture
@@ -86,6 +91,17 @@ async def start_their_task(store: Store, stranger: str, theirs: Belongings) -> o
     change = tasks.start(theirs.task, make_occasion())
     version = (await store.subscriptions(stranger)).version
     return await store.save_change(stranger, change, [], webhooks_version=version)
+
+
+async def ask_for_itself(store: Store, stranger: str, theirs: Belongings) -> object:
+    group = await store.group(stranger)
+    return group and group.id == stranger
+
+
+async def let_their_person_in(store: Store, stranger: str, theirs: Belongings) -> object:
+    await store.add_member(stranger, theirs.person.id, Role.MEMBER, now=NOW)
+    member = await store.member(stranger, theirs.person.id)
+    return member and member.group_id == stranger
 
 
 async def add_a_key(store: Store, stranger: str, theirs: Belongings) -> object:
@@ -119,7 +135,15 @@ ASKED: dict[str, tuple[Call, object]] = {
     "history": (lambda store, group, theirs: listed(store.history(group, theirs.task.id)), []),
     "tasks": (lambda store, group, theirs: paged(store.tasks(group, TaskQuery(), limit=10, before=None)), NOTHING),
     "save_change": (start_their_task, Saved.STALE),
+    "group": (ask_for_itself, True),
+    "members": (lambda store, group, theirs: paged(store.members(group, limit=10, before=None)), NOTHING),
+    "member": (lambda store, group, theirs: store.member(group, theirs.person.id), None),
+    "add_member": (let_their_person_in, True),
+    "save_role": (lambda store, group, theirs: store.save_role(group, theirs.person.id, Role.ADMIN), Saved.STALE),
+    "remove_member": (lambda store, group, theirs: store.remove_member(group, theirs.person.id), Saved.STALE),
     "add_key": (add_a_key, True),
+    "keys": (lambda store, group, theirs: paged(store.keys(group, limit=10, before=None)), NOTHING),
+    "revoke_key": (lambda store, group, theirs: store.revoke_key(group, theirs.key.id, now=LATER), Saved.STALE),
     "subscriptions": (subscribe_to_nothing, []),
     "webhook": (lambda store, group, theirs: store.webhook(group, theirs.webhook.id), None),
     "webhooks": (lambda store, group, theirs: paged(store.webhooks(group, limit=10, before=None)), NOTHING),
@@ -193,6 +217,9 @@ async def test_a_cursor_of_one_group_shows_nothing_of_it_to_another(
 
 async def everything_of(store: Store, theirs: Belongings) -> list[object]:
     return [
+        await paged(store.members(GROUP_ID, limit=10, before=None)),
+        await paged(store.keys(GROUP_ID, limit=10, before=None)),
+        await store.key(theirs.key.id),
         await store.task(GROUP_ID, theirs.task.id),
         list(await store.history(GROUP_ID, theirs.task.id)),
         await paged(store.tasks(GROUP_ID, TaskQuery(), limit=10, before=None)),

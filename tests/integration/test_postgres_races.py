@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.builders import GROUP_ID, accepted, make_delivery, make_task_change, make_webhook
+from tests.builders import GROUP_ID, accepted, make_delivery, make_task_change, make_user, make_webhook
 from tests.contract.backends import Postgres18Backend, Store
 from tests.contract.steps import (
     ADA,
@@ -14,6 +14,7 @@ from tests.contract.steps import (
     HOUR,
     LEASE,
     SECOND,
+    add_member,
     add_webhook,
     detail,
     emit_one,
@@ -316,6 +317,49 @@ async def test_two_who_save_one_change_at_once_write_it_once(
 
     assert set(saved) == {Saved.DONE}
     assert len(await ask(postgres, "SELECT id FROM deliveries")) == 1
+
+
+# --- people --------------------------------------------------------------------------------------------------
+
+
+@RULE
+@pytest.mark.parametrize("method", ["save_role", "remove_member"])
+async def test_of_two_owners_who_take_that_from_each_other_at_once_one_stays(
+    rule: bool, method: str, without_locks: Any, postgres: Postgres18Backend, ada: Store, eve: Store
+) -> None:
+    owners = [await add_member(ada, Role.OWNER) for _ in range(2)]
+    new_role = [Role.MEMBER] if method == "save_role" else []
+    if not rule:
+        without_locks()
+
+    async with changing(postgres, "SELECT 1 FROM members FOR UPDATE"):
+        taking_away = [
+            asyncio.create_task(getattr(store, method)(GROUP_ID, owner.id, *new_role))
+            for store, owner in zip((ada, eve), owners, strict=True)
+        ]
+        await until_waiting(postgres, 2)
+    saved = await asyncio.gather(*taking_away)
+
+    left = await ask(postgres, "SELECT user_id FROM members WHERE role = 'owner'")
+    assert sorted(each.value for each in saved) == (["done", "last_owner"] if rule else ["done", "done"])
+    assert len(left) == (1 if rule else 0)
+
+
+@RULE
+async def test_of_two_who_want_to_be_the_first_person_at_once_one_is(
+    rule: bool, without_locks: Any, postgres: Postgres18Backend, ada: Store, eve: Store
+) -> None:
+    if not rule:
+        without_locks()
+
+    async with changing(postgres, "LOCK TABLE users IN SHARE MODE"):  # which can be read meanwhile
+        adding = [asyncio.create_task(store.add_first_user(make_user())) for store in (ada, eve)]
+        await until_waiting(postgres, 2)
+    saved = await asyncio.gather(*adding)
+
+    owners = await ask(postgres, "SELECT user_id FROM members WHERE role = 'owner'")
+    assert sorted(each.value for each in saved) == (["done", "exists"] if rule else ["done", "done"])
+    assert len(owners) == (1 if rule else 2)
 
 
 # --- leasing -------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from tests.builders import make_delivery, make_task_change
+from tests.builders import make_delivery, make_request, make_task_change
 from tests.contract.backends import SECRET_KEY, Postgres18Backend
 from tests.contract.steps import ADA, EVE, LEASE, add_webhook, emit_one, lease, read, save
 from tests.fakes import NOW
@@ -25,8 +25,12 @@ from gatepost.adapters.storage import (
     sql_attempts,
     sql_deliveries,
     sql_emitting,
+    sql_groups,
+    sql_keys,
     sql_lanes,
     sql_owners,
+    sql_people,
+    sql_requests,
     sql_tasks,
     sql_webhooks,
 )
@@ -36,7 +40,7 @@ from gatepost.adapters.storage.postgres_dialect import in_postgres
 from gatepost.adapters.storage.rows import ATTEMPT_TYPES, to_ms
 from gatepost.domain.deliveries import Status
 from gatepost.domain.errors import StoreUnavailable
-from gatepost.ports import DeliveryQuery, Saved
+from gatepost.ports import DeliveryQuery, KeptAnswer, Saved
 
 BOX = SecretBox(SECRET_KEY)
 ONE = migrating.Migration(1, "0001_one.sql", "CREATE TABLE one (n bigint);")
@@ -326,6 +330,20 @@ async def test_whoever_could_not_listen_for_a_while_looks_at_everything(
     await heard.until([])
 
 
+# --- keyed requests ------------------------------------------------------------------------------------------
+
+
+async def test_seeds_and_answers_are_sealed_in_their_columns(database: Postgres18Backend) -> None:
+    store, request = await database.open(), make_request()
+    await store.remember_request(request, kept_for=timedelta(days=1))
+    await store.keep_answer(request.id, KeptAnswer(201, (), b"the key that is shown once"))
+
+    [(seed, answer)] = await ask(database, "SELECT seed, answer FROM requests")
+
+    assert BOX.open(seed, ("requests", "seed", request.id, "")) == request.seed
+    assert json.loads(BOX.open(answer, ("requests", "answer", request.id, "")))[0] == 201
+
+
 # --- statements ----------------------------------------------------------------------------------------------
 
 UNFINISHED = "deliveries_unfinished"
@@ -352,6 +370,37 @@ ENGINE_QUERIES = {
     "served": (sql_webhooks.SERVED, "", {"webhooks_pkey"}),
     "lane marks": (sql_webhooks.LANE_MARKS, "", {"webhooks_pkey", "lanes_pkey"}),
 }
+# Without a name where two indexes hold all that is asked for: either will do.
+ACCOUNT_QUERIES: dict[str, tuple[str, str, set[str]]] = {
+    "group": (sql_groups.GROUP, "", {"groups_pkey"}),
+    "group named": (sql_groups.GROUP_NAMED, "", {"groups_name_key"}),
+    "groups": (sql_groups.GROUPS, "", {"groups_pkey"}),
+    "memberships": (sql_groups.MEMBERSHIPS, "", {"members_of_user", "groups_pkey"}),
+    "members": (sql_groups.MEMBERS, "", {"members_pkey", "users_pkey"}),
+    "member": (sql_groups.MEMBER, "", {"users_pkey"}),
+    "owners": (sql_groups.OWNERS, "", {"members_pkey"}),
+    "save role": (sql_groups.SAVE_ROLE, "", set()),
+    "remove member": (sql_groups.REMOVE_MEMBER, "", set()),
+    "key": (sql_keys.KEY, "", {"api_keys_pkey"}),
+    "keys": (sql_keys.KEYS, "", {"api_keys_of_group"}),
+    "revoke key": (sql_keys.REVOKE, "", set()),
+    "touch keys": (sql_keys.TOUCH_KEYS, "text bigint", {"api_keys_pkey"}),
+    "user": (sql_people.USER, "", {"users_pkey"}),
+    "user with e-mail": (sql_people.USER_WITH_EMAIL, "", {"users_email_key"}),
+    "users": (sql_people.USERS, "", {"users_pkey"}),
+    "installation owners": (sql_people.INSTALLATION_OWNERS, "", {"installation_owners"}),
+    "save password": (sql_people.SAVE_PASSWORD, "", {"users_pkey"}),
+    "session": (sql_people.SESSION, "", {"sessions_pkey"}),
+    "sessions": (sql_people.SESSIONS, "", {"sessions_of_user"}),
+    "forget sessions": (sql_people.FORGET_SESSIONS, "", {"sessions_pkey", "sessions_by_use"}),
+    "touch sessions": (sql_people.TOUCH_SESSIONS, "text bigint", {"sessions_pkey"}),
+    "end all sessions": (sql_people.END_ALL_SESSIONS, "", {"sessions_of_user"}),
+    "end sessions": (sql_people.END_SESSIONS, "", set()),
+    "forget requests": (sql_requests.FORGET_REQUESTS, "", {"requests_pkey", "requests_by_age"}),
+    "request": (sql_requests.REQUEST, "", {"requests_pkey"}),
+    "keep answer": (sql_requests.KEEP_ANSWER, "", {"requests_pkey"}),
+    "answer": (sql_requests.ANSWER, "", {"requests_pkey"}),
+}
 LISTS = {
     "of a group": (DeliveryQuery(), "deliveries_of_group"),
     "of a group, by status": (DeliveryQuery(status=Status.FAILED), "deliveries_of_group"),
@@ -361,7 +410,7 @@ LISTS = {
     "dead letters": (DeliveryQuery(status=Status.DEAD_LETTER), "deliveries_dead"),
 }
 # Indexes that hold only what is looked for may be walked from end to end.
-WALKED = {"lanes_leased", "webhooks_deleted"}
+WALKED = {"installation_owners", "lanes_leased", "webhooks_deleted"}
 
 
 @pytest.mark.parametrize("size", ["of empty tables", "of full tables"])
@@ -371,7 +420,7 @@ async def test_what_is_asked_is_found_by_index(database: Postgres18Backend, size
     connection = await connect(database.url, plan_cache_mode="force_generic_plan")
     wrong = {}
 
-    for name, (sql, types, indexes) in ENGINE_QUERIES.items():
+    for name, (sql, types, indexes) in (ENGINE_QUERIES | ACCOUNT_QUERIES).items():
         found, faults = await plan_of(connection, in_postgres(sql, types))
         if faults or not indexes <= found:
             wrong[name] = (faults, found)
@@ -409,8 +458,20 @@ def nodes_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes_of(child)
 
 
+ACCOUNTS = """
+INSERT INTO groups SELECT 'grp_' || n, n, 0, 0 FROM generate_series(1, 500) n;
+INSERT INTO users SELECT 'usr_' || n, n, '', '', 0, CASE WHEN n < 3 THEN 1 ELSE 0 END FROM generate_series(1, 2000) n;
+INSERT INTO members SELECT 'grp_' || n % 500, 'usr_' || n, CASE WHEN n % 9 = 0 THEN 'owner' ELSE 'member' END, 0
+FROM generate_series(1, 2000) n;
+INSERT INTO api_keys SELECT 'key_' || n, 'grp_' || n % 500, 'admin', '', 0, NULL, '', CASE WHEN n % 9 = 0 THEN 0 END
+FROM generate_series(1, 2000) n;
+INSERT INTO sessions SELECT 'ses_' || n, 'usr_' || n % 500, '', 0, n FROM generate_series(1, 2000) n;
+INSERT INTO requests SELECT 'req_' || n, '', '', n, '' FROM generate_series(1, 2000) n;
+"""
+
+
 async def fill(database: Postgres18Backend) -> None:
-    """Put thousands of finished deliveries and hundreds of unfinished ones into the tables, and let them be counted."""
+    """Put thousands of rows into the tables, of deliveries hundreds of unfinished ones, and let them be counted."""
     store = await database.open()
     webhooks = [await add_webhook(store) for _ in range(20)]
     change = make_task_change()
@@ -426,6 +487,7 @@ async def fill(database: Postgres18Backend) -> None:
             INSERT INTO lanes SELECT webhook_id || n, n, 0, 0, CASE WHEN n % 3 = 0 THEN 'x' ELSE '' END, 0, n
             FROM lanes, generate_series(1, 200) n
         """)
+        await connection.execute(ACCOUNTS)
         await connection.execute("ANALYZE")
 
 

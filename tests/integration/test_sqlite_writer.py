@@ -7,12 +7,24 @@ import stat
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog.testing
-from tests.builders import GROUP_ID, make_delivery, make_group, make_queued, make_task_change, make_webhook, new_id
+from tests.builders import (
+    GROUP_ID,
+    make_delivery,
+    make_group,
+    make_queued,
+    make_request,
+    make_session,
+    make_task_change,
+    make_user,
+    make_webhook,
+    new_id,
+)
 from tests.contract.steps import taking
 from tests.fakes import NOW, FakeClock
 
@@ -22,8 +34,12 @@ from gatepost.adapters.storage import (
     sql_attempts,
     sql_deliveries,
     sql_emitting,
+    sql_groups,
+    sql_keys,
     sql_lanes,
     sql_owners,
+    sql_people,
+    sql_requests,
     sql_tasks,
     sql_webhooks,
     sqlite_lanes,
@@ -36,6 +52,7 @@ from gatepost.adapters.storage.threads import Threads
 from gatepost.adapters.system import SystemClock
 from gatepost.domain.deliveries import QueuedDelivery, Status
 from gatepost.domain.errors import StoreUnavailable
+from gatepost.domain.people import LIFETIME
 from gatepost.ports import DeliveryQuery, Saved
 
 KEY = bytes(range(32))
@@ -332,6 +349,39 @@ async def test_a_change_written_again_is_not_handed_over_again(tmp_path: Path) -
     await store.close()
 
 
+# --- forgetting ----------------------------------------------------------------------------------------------
+
+
+async def test_sessions_that_have_run_out_are_removed_some_at_a_time_by_those_who_sign_in(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "gatepost.db")
+    user, long_ago = make_user(), NOW - LIFETIME
+    for _ in range(sql_people.FORGOTTEN_AT_ONCE + 1):
+        await store.add_session(make_session(user, created_at=long_ago, last_used_at=long_ago))
+
+    left = []
+    for _ in range(2):
+        await store.add_session(make_session(user))
+        left.append(len(await store.sessions(user.id)))
+
+    assert left == [2, 2]
+    await store.close()
+
+
+async def test_requests_that_are_forgotten_are_removed_some_at_a_time_by_those_that_come(tmp_path: Path) -> None:
+    store = await opened(tmp_path / "gatepost.db")
+    for _ in range(sql_requests.FORGOTTEN_AT_ONCE + 1):
+        await store.remember_request(make_request(), kept_for=timedelta(days=1))
+
+    left = []
+    for _ in range(2):
+        await store.remember_request(make_request(at=NOW + timedelta(days=2)), kept_for=timedelta(days=1))
+        with closing(sqlite3.connect(tmp_path / "gatepost.db")) as connection:
+            left += connection.execute("SELECT count(*) FROM requests").fetchone()
+
+    assert left == [2, 2]
+    await store.close()
+
+
 # --- opening -------------------------------------------------------------------------------------------------
 
 
@@ -512,6 +562,36 @@ ENGINE_QUERIES: dict[str, tuple[str, int, list[str]]] = {
     "served": (sql_webhooks.SERVED, 0, ["PRIMARY KEY"]),
     "lane marks": (sql_webhooks.LANE_MARKS, 0, ["PRIMARY KEY", "PRIMARY KEY"]),
 }
+ACCOUNT_QUERIES: dict[str, tuple[str, int, list[str]]] = {
+    "group": (sql_groups.GROUP, 0, ["PRIMARY KEY (id=?)"]),
+    "group named": (sql_groups.GROUP_NAMED, 0, ["sqlite_autoindex_groups_2 (name=?)"]),
+    "groups": (sql_groups.GROUPS, 0, ["PRIMARY KEY (id<?)"]),
+    "memberships": (sql_groups.MEMBERSHIPS, 0, ["members_of_user (user_id=?)", "groups USING PRIMARY KEY (id=?)"]),
+    "members": (sql_groups.MEMBERS, 0, ["PRIMARY KEY (group_id=? AND user_id<?)", "users USING PRIMARY KEY (id=?)"]),
+    "member": (sql_groups.MEMBER, 0, ["PRIMARY KEY (group_id=? AND user_id=?)", "users USING PRIMARY KEY (id=?)"]),
+    "owners": (sql_groups.OWNERS, 0, ["PRIMARY KEY (group_id=?)"]),
+    "save role": (sql_groups.SAVE_ROLE, 0, ["PRIMARY KEY (group_id=? AND user_id=?)"]),
+    "remove member": (sql_groups.REMOVE_MEMBER, 0, ["PRIMARY KEY (group_id=? AND user_id=?)"]),
+    "key": (sql_keys.KEY, 0, ["PRIMARY KEY (id=?)"]),
+    "keys": (sql_keys.KEYS, 0, ["api_keys_of_group (group_id=? AND id<?)"]),
+    "revoke key": (sql_keys.REVOKE, 0, ["PRIMARY KEY (id=?)"]),
+    "touch keys": (sql_keys.TOUCH_KEYS, 2, ["PRIMARY KEY (id=?)"]),
+    "user": (sql_people.USER, 0, ["PRIMARY KEY (id=?)"]),
+    "user with e-mail": (sql_people.USER_WITH_EMAIL, 0, ["sqlite_autoindex_users_2 (email=?)"]),
+    "users": (sql_people.USERS, 0, ["PRIMARY KEY (id<?)"]),
+    "installation owners": (sql_people.INSTALLATION_OWNERS, 0, ["installation_owners"]),
+    "save password": (sql_people.SAVE_PASSWORD, 0, ["PRIMARY KEY (id=?)"]),
+    "session": (sql_people.SESSION, 0, ["PRIMARY KEY (id=?)"]),
+    "sessions": (sql_people.SESSIONS, 0, ["sessions_of_user (user_id=?)"]),
+    "forget sessions": (sql_people.FORGET_SESSIONS, 0, ["PRIMARY KEY (id=?)", "sessions_by_use (last_used_at<?)"]),
+    "touch sessions": (sql_people.TOUCH_SESSIONS, 2, ["PRIMARY KEY (id=?)"]),
+    "end all sessions": (sql_people.END_ALL_SESSIONS, 0, ["sessions_of_user (user_id=?)"]),
+    "end sessions": (sql_people.END_SESSIONS, 0, ["sessions_of_user (user_id=? AND id=?)"]),
+    "forget requests": (sql_requests.FORGET_REQUESTS, 0, ["PRIMARY KEY (id=?)", "requests_by_age (at<?)"]),
+    "request": (sql_requests.REQUEST, 0, ["PRIMARY KEY (id=?)"]),
+    "keep answer": (sql_requests.KEEP_ANSWER, 0, ["PRIMARY KEY (id=?)"]),
+    "answer": (sql_requests.ANSWER, 0, ["PRIMARY KEY (id=?)"]),
+}
 LISTS = {
     "of a group": (DeliveryQuery(), "deliveries_of_group"),
     "of a group, by status": (DeliveryQuery(status=Status.FAILED), "deliveries_of_group"),
@@ -522,14 +602,15 @@ LISTS = {
 }
 # A walk along an index that holds only what is looked for, or over rows that the statement brings itself.
 HARMLESS_SCAN = re.compile(
-    r"SCAN (webhooks USING (COVERING )?INDEX webhooks_deleted|(\d+ )?CONSTANT ROWS?|\(subquery-\d+\)"
-    r"|(new|taken|clean|free|found)|json_each VIRTUAL TABLE .*)"
+    r"SCAN (webhooks USING (COVERING )?INDEX webhooks_deleted|users USING (COVERING )?INDEX installation_owners"
+    r"|(\d+ )?CONSTANT ROWS?|\(subquery-\d+\)"
+    r"|(new|taken|clean|free|found|used)|json_each VIRTUAL TABLE .*)"
 )
 
 
-@pytest.mark.parametrize("name", ENGINE_QUERIES)
-def test_what_the_engine_asks_is_found_by_index(empty: sqlite3.Connection, name: str) -> None:
-    sql, columns, indexes = ENGINE_QUERIES[name]
+@pytest.mark.parametrize("name", [*ENGINE_QUERIES, *ACCOUNT_QUERIES])
+def test_what_is_asked_is_found_by_index(empty: sqlite3.Connection, name: str) -> None:
+    sql, columns, indexes = (ENGINE_QUERIES | ACCOUNT_QUERIES)[name]
 
     steps = plan_of(empty, threads.over_rows(sql, 3, columns) if columns else sql)
 
