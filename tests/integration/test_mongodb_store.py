@@ -3,13 +3,25 @@
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from tests import standin
-from tests.builders import GROUP_ID, accepted, make_occasion, make_task_change, new_id
+from tests.builders import (
+    GROUP_ID,
+    accepted,
+    make_group,
+    make_key,
+    make_occasion,
+    make_request,
+    make_session,
+    make_task_change,
+    make_user,
+    new_id,
+)
 from tests.contract.backends import SECRET_KEY, MongoBackend, Store
 from tests.contract.steps import (
     ADA,
@@ -36,8 +48,10 @@ from gatepost.adapters.storage.mongodb import MongoStore
 from gatepost.domain import tasks
 from gatepost.domain.deliveries import Status, replayed
 from gatepost.domain.errors import StoreUnavailable
+from gatepost.domain.groups import Role
+from gatepost.domain.people import IDLE
 from gatepost.domain.tasks import TaskStatus
-from gatepost.ports import DeliveryQuery, TaskQuery
+from gatepost.ports import DeliveryQuery, KeptAnswer, TaskQuery
 
 BOX = SecretBox(SECRET_KEY)
 EVERYTHING = DeliveryQuery()
@@ -85,6 +99,7 @@ async def test_whatever_is_asked_has_its_index_and_its_shard(store: Store) -> No
 
 async def a_day_of(store: Store) -> None:
     """Do everything that is done, once."""
+    await a_day_of_accounts(store)
     await store.join(ADA, now=NOW)
     await store.join(EVE, now=NOW)
     webhook, lane, delivery, queued = await leased_with_one(store)
@@ -115,6 +130,46 @@ async def a_day_of(store: Store) -> None:
     await store.delete_webhook(GROUP_ID, webhook.id, now=NOW)
     await store.sweep(now=NOW)
     await store.leave(ADA)
+
+
+async def a_day_of_accounts(store: Store) -> None:
+    ada, eve, group, key, request = make_user(), make_user(), make_group(), make_key(), make_request()
+    ended, session = make_session(ada, last_used_at=NOW - 2 * IDLE), make_session(ada)
+    await store.add_first_user(ada)
+    await store.add_user(eve)
+    await store.add_user(replace(eve, id=new_id("usr")))  # the address is taken
+    await store.user(eve.id)
+    await store.user_with_email(eve.email)
+    await store.users(limit=1, before=None)
+    await store.installation_owners()
+    await store.save_password(eve.id, "another hash")
+    for each in (ended, session):
+        await store.add_session(each)
+    await store.session(session.id)
+    await store.sessions(ada.id)
+    await store.touch_sessions({session.id: NOW})
+    await store.end_sessions(ada.id, [session.id])
+    await store.end_sessions(ada.id)
+    await store.add_group(group, owner_ids=[ada.id])
+    await store.add_group(make_group())  # the name is taken
+    await store.group(group.id)
+    await store.group_named(group.name)
+    await store.groups(limit=1, before=None)
+    await store.add_member(group.id, eve.id, Role.ADMIN, now=NOW)
+    await store.save_role(group.id, eve.id, Role.OWNER)
+    await store.remove_member(group.id, ada.id)
+    await store.memberships(eve.id)
+    await store.members(group.id, limit=1, before=None)
+    await store.member(group.id, eve.id)
+    await store.add_key(GROUP_ID, key)
+    await store.key(key.id)
+    await store.keys(GROUP_ID, limit=1, before="key_z")
+    await store.touch_keys({key.id: NOW})
+    await store.revoke_key(GROUP_ID, key.id, now=NOW)
+    for at in (NOW - HOUR, NOW, NOW):
+        await store.remember_request(replace(request, at=at), kept_for=timedelta(minutes=1))
+    await store.keep_answer(request.id, KeptAnswer(200, (), b""))
+    await store.keep_answer(request.id, KeptAnswer(200, (), b""))  # there is one already
 
 
 # --- opening and losing the server ---------------------------------------------------------------------------

@@ -24,7 +24,10 @@ from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.groups import Group, Member, Membership, Role
 from gatepost.ports import Page, Saved
 
-_GROUP_FIELDS = {"name": 1, "created_at": 1}
+_GROUP_FIELDS = {
+    "name": 1,
+    "created_at": 1,
+}  # no part of `members` alone: the stand-in misnames what it finds by a path
 _NAMES_AT_ONCE = 100
 _MOST_MEMBERSHIPS = 10_000
 _MOST_TRIES = 100
@@ -112,7 +115,6 @@ async def _make(mongo: Mongo, named: Document) -> None:
     await insert_new(mongo.memberships, entries)
     group = {
         "_id": group_id,
-        "id": group_id,
         "name": named["_id"],
         "created_at": at,
         "members": {each: {"role": Role.OWNER.value, "at": at} for each in owner_ids},
@@ -137,8 +139,8 @@ async def _group_named(mongo: Mongo, name: str) -> Group | None:
 
 
 async def _groups(mongo: Mongo, limit: int, before: str | None) -> Page[Group]:
-    asked = {"id": {"$lt": before or AFTER_ALL}}
-    found = await fetch(mongo.groups.find(asked, _GROUP_FIELDS).sort("id", -1).limit(limit + 1))
+    asked = mongo.groups.find({"_id": {"$lt": before or AFTER_ALL}}, _GROUP_FIELDS)
+    found = await fetch(asked.sort("_id", -1).limit(limit + 1))
     return page_of([_group_from(each) for each in found], limit)
 
 
@@ -154,45 +156,42 @@ async def _memberships(mongo: Mongo, user_id: str) -> list[Membership]:
     entries = await fetch(asked.sort("group_id", -1).limit(_MOST_MEMBERSHIPS))
     found: list[Document] = []
     for part in parts_of(each["group_id"] for each in entries):
-        fields = _GROUP_FIELDS | {f"members.{user_id}": 1}
-        found += await fetch(mongo.groups.find({"_id": {"$in": part}}, fields))
-    found.sort(key=lambda each: str(each["_id"]), reverse=True)
-    members = [(each, _members_in(each).get(user_id)) for each in found]
-    return [Membership(_group_from(each), Role(member["role"])) for each, member in members if member]
+        found += await fetch(mongo.groups.find({"_id": {"$in": part}}, _GROUP_FIELDS | {"members": 1}))
+    groups = sorted(found, key=lambda each: str(each["_id"]), reverse=True)
+    return [
+        Membership(_group_from(each), Role(each["members"][user_id]["role"]))
+        for each in groups
+        if user_id in each["members"]
+    ]
 
 
 async def _members(mongo: Mongo, group_id: str, limit: int, before: str | None) -> Page[Member]:
     group = await mongo.groups.find_one({"_id": group_id}, {"members": 1})
     if group is None:
         return Page([], None)
-    members = _members_in(group)
+    members: _Members = group["members"]
     listed = sorted((each for each in members if before is None or each < before), reverse=True)
     shown = listed[:limit]
     people: dict[str, Document] = {}
     for part in parts_of(shown):
-        people |= {each["id"]: each for each in await fetch(mongo.users.find({"id": {"$in": part}}))}
+        people |= {each["user_id"]: each for each in await fetch(mongo.users.find({"user_id": {"$in": part}}))}
     # The first owner is one before they are a person.
     found = [_member_from(group_id, people[each], members[each]) for each in shown if each in people]
     return Page(found, shown[-1] if len(listed) > limit else None)
 
 
 async def _member(mongo: Mongo, group_id: str, user_id: str) -> Member | None:
-    # The person first: what is no id of one, but may have dots in it, is no name of a field.
-    person = await mongo.users.find_one({"id": user_id})
-    group = person and await mongo.groups.find_one({"_id": group_id}, {f"members.{user_id}": 1})
-    member = group and _members_in(group).get(user_id)
-    return _member_from(group_id, person, member) if person and member else None
-
-
-def _members_in(group: Document) -> _Members:
-    members: _Members = group.get("members", {})  # the stand-in leaves out what nothing was found in
-    return members
+    group = await mongo.groups.find_one({"_id": group_id}, {"members": 1})
+    if group is None or user_id not in group["members"]:
+        return None
+    person = await mongo.users.find_one({"user_id": user_id})
+    return _member_from(group_id, person, group["members"][user_id]) if person else None
 
 
 def _member_from(group_id: str, person: Document, member: Document) -> Member:
     return Member(
         group_id=group_id,
-        user_id=person["id"],
+        user_id=person["user_id"],
         email=person["_id"],
         name=person["name"],
         role=Role(member["role"]),
@@ -253,7 +252,7 @@ async def _tried(mongo: Mongo, group_id: str, change: Callable[[int, _Members], 
         group = await mongo.groups.find_one({"_id": group_id}, {"rev": 1, "members": 1})
         if group is None:
             return Saved.STALE
-        saved = await change(group["rev"], _members_in(group))
+        saved = await change(group["rev"], group["members"])
         if saved is not None:
             return saved
     raise StoreUnavailable("too many write the group's members at this moment; try again")

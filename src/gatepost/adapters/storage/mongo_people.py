@@ -34,7 +34,7 @@ class MongoPeople:
         return await self._mongo.write(_add_first(self._mongo, user))
 
     async def user(self, user_id: str) -> User | None:
-        return await self._mongo.read(_user(self._mongo, {"id": user_id}))
+        return await self._mongo.read(_user(self._mongo, {"user_id": user_id}))
 
     async def user_with_email(self, email: str) -> User | None:
         return await self._mongo.read(_user(self._mongo, {"_id": email}))
@@ -46,7 +46,7 @@ class MongoPeople:
         return await self._mongo.read(_installation_owners(self._mongo))
 
     async def save_password(self, user_id: str, password_hash: str) -> None:
-        saving = self._mongo.users.update_one({"id": user_id}, {"$set": {"password_hash": password_hash}})
+        saving = self._mongo.users.update_one({"user_id": user_id}, {"$set": {"password_hash": password_hash}})
         await self._mongo.write(saving)
 
     async def add_session(self, session: Session) -> None:
@@ -73,8 +73,8 @@ async def _add(mongo: Mongo, user: User) -> Saved:
     first = await _first(mongo, user, owns_groups=0)
     if first["user_id"] == user.id or await insert_new(mongo.users, [_document(user)]):
         return Saved.DONE
-    same_email = await mongo.users.find_one({"_id": user.email}, {"id": 1})
-    return Saved.DONE if same_email and same_email["id"] == user.id else Saved.EXISTS
+    same_email = await mongo.users.find_one({"_id": user.email}, {"user_id": 1})
+    return Saved.DONE if same_email and same_email["user_id"] == user.id else Saved.EXISTS
 
 
 async def _add_first(mongo: Mongo, user: User) -> Saved:
@@ -91,7 +91,7 @@ async def _first(mongo: Mongo, user: User, *, owns_groups: int) -> Document:
             return await _first(mongo, user, owns_groups=owns_groups)
     if person := first.get("user"):
         if first["owns_groups"]:
-            await own_groups_without_owner(mongo, person["id"], now=person["created_at"])
+            await own_groups_without_owner(mongo, person["user_id"], now=person["created_at"])
         await insert_new(mongo.users, [person])
         await mongo.meta.update_one(_FIRST_USER, {"$unset": {"user": ""}})
     return first
@@ -103,13 +103,14 @@ async def _user(mongo: Mongo, asked: Mapping[str, str]) -> User | None:
 
 
 async def _users(mongo: Mongo, limit: int, before: str | None) -> Page[User]:
-    found = await fetch(mongo.users.find({"id": {"$lt": before or AFTER_ALL}}).sort("id", -1).limit(limit + 1))
+    asked = mongo.users.find({"user_id": {"$lt": before or AFTER_ALL}})
+    found = await fetch(asked.sort("user_id", -1).limit(limit + 1))
     return page_of([_user_from(each) for each in found], limit)
 
 
 async def _installation_owners(mongo: Mongo) -> list[str]:
-    asked = mongo.users.find({"is_installation_owner": 1}, {"id": 1})
-    return [each["id"] for each in await fetch(asked.sort("id", 1).limit(_MOST_OWNERS))]
+    asked = mongo.users.find({"is_installation_owner": 1}, {"user_id": 1})
+    return [each["user_id"] for each in await fetch(asked.sort("user_id", 1).limit(_MOST_OWNERS))]
 
 
 # --- sessions ------------------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ async def _end_sessions(mongo: Mongo, user_id: str, session_ids: Sequence[str] |
 def _document(user: User) -> Document:
     return {
         "_id": user.email,
-        "id": user.id,
+        "user_id": user.id,
         "name": user.name,
         "password_hash": user.password_hash,
         "created_at": to_ms(user.created_at),
@@ -155,7 +156,7 @@ def _document(user: User) -> Document:
 
 def _user_from(document: Document) -> User:
     return User(
-        id=document["id"],
+        id=document["user_id"],
         email=document["_id"],
         name=document["name"],
         password_hash=document["password_hash"],

@@ -1,8 +1,9 @@
 """What the database is made of: its indexes, its version, and the check of the key that seals it.
 
-Only `_id` is unique, a text that the writer knows beforehand: `group/task`, `group/event`, `group/task/version`, or the
-id itself. That holds on a sharded cluster too, as `_id` names the shard key's fields, or goes with one value of them
-only. `id` repeats the plain id, for indexes and cursors: the wire-compatible stand-in takes no `_id` in a compound one.
+Only `_id` is unique, a text that the writer knows beforehand: `group/task`, `group/event`, `group/task/version`, the id
+itself, or what nobody else may have, as a group's name. That holds on a sharded cluster too, as `_id` names the shard
+key's fields, or goes with one value of them only. `id` repeats the plain id, for indexes and cursors: the
+wire-compatible stand-in takes no `_id` in a compound one, and makes no index of `id` alone.
 
 Shard keys, for the collections that grow without end (the others are small, and stay on one shard):
 
@@ -30,12 +31,11 @@ _SCHEMA = {"_id": "schema"}
 # Each with the query that it serves. All end in what the query ranges over or sorts by. Descending lists walk them
 # backwards.
 INDEXES: Mapping[str, Sequence[tuple[str, ...]]] = {
-    "groups": (("id",),),  # all groups
     "memberships": (("user_id", "group_id"),),  # a person's groups
     "api_keys": (("group_id", "revoked_at", "id"),),  # a group's keys
     "users": (
-        ("id",),  # one person, several, or all
-        ("is_installation_owner", "id"),  # who owns the installation
+        ("user_id",),  # one person, several, or all
+        ("is_installation_owner", "user_id"),  # who owns the installation
     ),
     "sessions": (
         ("user_id", "id"),  # a person's sessions
