@@ -9,9 +9,11 @@ from typing import Any
 from tests.builders import (
     GROUP_ID,
     make_delivery,
+    make_occasion,
     make_outcomes,
     make_progress,
     make_settled,
+    make_swap,
     make_task_change,
     make_user,
     make_webhook,
@@ -20,9 +22,12 @@ from tests.builders import (
 from tests.contract.backends import Store
 from tests.fakes import NOW
 
+from gatepost.domain import swaps
 from gatepost.domain.deliveries import Delivery, Outcome, QueuedDelivery
+from gatepost.domain.events import Event
 from gatepost.domain.groups import Role
 from gatepost.domain.people import User
+from gatepost.domain.swaps import Swap, SwapApproval
 from gatepost.domain.tasks import Task, TaskChange
 from gatepost.domain.webhooks import Webhook, with_changes
 from gatepost.ports import DeliveryDetail, LaneRead, LeasedLane, Release, Saved, Settled
@@ -69,6 +74,37 @@ async def add_task(store: Store, **fields: Any) -> Task:
     change = make_task_change(**fields)
     assert await save(store, change) is Saved.DONE
     return change.task
+
+
+async def assigned_pair(store: Store) -> tuple[Task, Task]:
+    """Add two tasks, of Ada and of Eve."""
+    return await add_task(store, assigned_to="usr_ada"), await add_task(store, assigned_to="usr_eve")
+
+
+async def propose(store: Store, task: Task, with_task: Task, **changes: Any) -> Swap:
+    swap = make_swap(task, with_task, **changes)
+    assert await store.add_swap(swap.group_id, swap) is Saved.DONE
+    return swap
+
+
+async def proposed(store: Store) -> tuple[Swap, SwapApproval]:
+    """Propose a swap of two new tasks, and return it with its approval, which is not saved."""
+    task, with_task = await assigned_pair(store)
+    swap = await propose(store, task, with_task)
+    return swap, swaps.approve(swap, task, with_task, make_occasion(at=NOW + SECOND, actor_id="usr_boss"))
+
+
+async def save_approval(store: Store, approval: SwapApproval, *deliveries: Delivery) -> Saved:
+    """Save an approval, matched against the webhooks as they are now."""
+    group_id = approval.swap.group_id
+    version = (await store.subscriptions(group_id)).version
+    return await store.approve_swap(group_id, approval, deliveries, webhooks_version=version)
+
+
+async def publish(store: Store, event: Event, *deliveries: Delivery) -> Saved:
+    """Publish an event, matched against the webhooks as they are now."""
+    version = (await store.subscriptions(event.group_id)).version
+    return await store.publish(event.group_id, event, deliveries, webhooks_version=version)
 
 
 async def emit(store: Store, *webhooks: Webhook, at: datetime = NOW, due_at: datetime | None = None) -> list[Delivery]:

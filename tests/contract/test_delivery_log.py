@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Sequence
 from dataclasses import astuple, replace
 from datetime import timedelta
@@ -277,6 +278,52 @@ async def test_a_replay_of_an_event_that_is_gone_is_stale_and_leaves_nothing(sto
     assert handed == []
 
 
+async def test_asked_again_a_replay_is_written_poked_and_handed_over_once(store: Store, other_store: Store) -> None:
+    webhook, original = await delivered(store)
+    handed: list[QueuedDelivery] = []
+    for each in (store, other_store):
+        each.on_queued = taking(handed)
+    replay = replayed(original, new_id("dlv"), max_attempts=3, now=NOW)
+    await store.add_replay(GROUP_ID, replay)
+    pokes = await pokes_of(store, webhook.id)
+
+    saved = [await each.add_replay(GROUP_ID, replay) for each in (store, other_store)]
+
+    assert saved == [Saved.DONE, Saved.DONE]
+    assert ids(handed) == [replay.id]
+    assert await pokes_of(store, webhook.id) == pokes
+    page = await store.deliveries(GROUP_ID, EVERYTHING, limit=10, before=None)
+    assert sorted(ids(page.items)) == sorted([original.id, replay.id])
+
+
+async def test_asked_again_at_the_same_moment_a_replay_is_written_and_handed_over_once(
+    store: Store, other_store: Store
+) -> None:
+    _, original = await delivered(store)
+    handed: list[QueuedDelivery] = []
+    for each in (store, other_store):
+        each.on_queued = taking(handed)
+    replay = replayed(original, new_id("dlv"), max_attempts=3, now=NOW)
+
+    saved = await asyncio.gather(*(each.add_replay(GROUP_ID, replay) for each in [store, other_store] * 3))
+
+    assert saved == [Saved.DONE] * 6
+    assert ids(handed) == [replay.id]
+
+
+async def test_asked_again_after_it_was_delivered_a_replay_stays_delivered(store: Store) -> None:
+    webhook, original = await delivered(store)
+    replay = replayed(original, new_id("dlv"), max_attempts=3, now=NOW)
+    await store.add_replay(GROUP_ID, replay)
+    await record(store, await lease_one(store, webhook), await read_one(store, webhook), accepted())
+    before = await detail(store, replay)
+
+    saved = await store.add_replay(GROUP_ID, replay)
+
+    assert saved is Saved.DONE
+    assert await detail(store, replay) == before
+
+
 # --- test sends ----------------------------------------------------------------------------------------------
 
 
@@ -308,6 +355,18 @@ async def test_a_test_send_is_over_and_never_queued(store: Store) -> None:
     assert handed == []
     assert await pokes_of(store, webhook.id) == before
     assert list((await read(store, webhook, now=NOW + HOUR)).deliveries) == []
+
+
+async def test_a_test_send_that_is_written_again_is_there_once(store: Store, other_store: Store) -> None:
+    webhook = await add_webhook(store)
+    event, attempt = make_event(event="webhook.test", tasks=()), make_attempt()
+    delivery = make_delivery(event, webhook, progress=finished(accepted()))
+
+    for each in (store, store, other_store):
+        await each.add_test(GROUP_ID, event, delivery, attempt)
+
+    found = await detail(store, delivery)
+    assert (found.delivery, found.event, list(found.attempts)) == (delivery, event, [attempt])
 
 
 async def test_a_test_send_works_while_the_webhook_is_disabled(store: Store) -> None:

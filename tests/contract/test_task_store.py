@@ -3,9 +3,9 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.builders import GROUP_ID, make_occasion, make_task_change, new_id
+from tests.builders import GROUP_ID, make_delivery, make_occasion, make_task_change, new_id
 from tests.contract.backends import Store
-from tests.contract.steps import add_task, ids, save
+from tests.contract.steps import add_task, add_webhook, detail, ids, save
 from tests.fakes import NOW
 
 from gatepost.domain import tasks
@@ -217,6 +217,179 @@ async def test_a_query_finds_what_meets_all_of_it(store: Store, query: TaskQuery
     pages = await every_page(store, query, limit=1)
 
     assert [task.title for page in pages for task in page] == found
+
+
+# --- search --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("roses", ["Water the ROSES"]),
+        ("ROSES", ["Water the ROSES"]),
+        ("the rose", ["Water the ROSES"]),
+        ("water", ["Water the ROSES", "Pipe"]),
+        ("jira-1", ["Ledger"]),
+        ("STRASSE", ["Hauptstraße fegen"]),
+        ("hauptSTRAßE", ["Hauptstraße fegen"]),
+        ("äpfel", ["Ledger"]),
+        ("100%", ["Ledger"]),
+        ("100_", []),
+        ("a_b", ["Pipe"]),
+        ("%", ["Ledger"]),
+        ("_", ["Pipe"]),
+        ("\\", ["Pipe"]),
+        ("\\_", []),
+        ("*", []),
+        ("the(", []),
+        ("usr_ada", []),
+        ("roses water", []),
+    ],
+)
+async def test_a_search_finds_what_contains_the_text_as_it_stands_but_for_case(
+    store: Store, text: str, found: list[str]
+) -> None:
+    await add_task(store, title="Pipe", description="a_b \\ water", at=NOW)
+    await add_task(store, title="Hauptstraße fegen", at=NOW + timedelta(seconds=1))
+    change = make_task_change(title="Ledger", description="100% Äpfel", at=NOW + timedelta(seconds=2))
+    await save(store, replace(change, task=replace(change.task, external_id="JIRA-17")))
+    await add_task(store, title="Water the ROSES", assigned_to="usr_ada", at=NOW + timedelta(seconds=3))
+
+    pages = await every_page(store, TaskQuery(text=text), limit=1)
+
+    assert [task.title for page in pages for task in page] == found
+
+
+async def test_a_search_is_one_condition_among_others(store: Store) -> None:
+    mine = await add_task(store, title="Water roses", assigned_to="usr_ada")
+    await add_task(store, title="Water roses", assigned_to="usr_eve")
+    await add_task(store, title="Cut roses", assigned_to="usr_ada")
+    started = await add_task(store, title="Water roses", assigned_to="usr_ada")
+    await save(store, tasks.start(started, make_occasion()))
+
+    query = TaskQuery(status=TaskStatus.PENDING, assigned_to="usr_ada", text="water")
+
+    assert await every_page(store, query, limit=10) == [[mine]]
+
+
+async def test_a_search_sees_what_a_change_has_made_of_the_text(store: Store) -> None:
+    task = await add_task(store, title="Roses")
+    change = tasks.update(task, {"title": "Tulips"}, make_occasion())
+    assert change is not None
+    await save(store, change)
+
+    assert await every_page(store, TaskQuery(text="roses"), limit=10) == [[]]
+    assert await every_page(store, TaskQuery(text="tulips"), limit=10) == [[change.task]]
+
+
+# --- deleting ------------------------------------------------------------------------------------------------
+
+
+async def test_a_deleted_task_is_gone_from_every_list_and_keeps_its_history(store: Store, other_store: Store) -> None:
+    kept = await add_task(store, assigned_to="usr_ada")
+    created = make_task_change(assigned_to="usr_ada")
+    await save(store, created)
+    deletion = tasks.delete(created.task, make_occasion(at=LATER))
+
+    saved = await store.delete_task(GROUP_ID, deletion)
+
+    assert saved is Saved.DONE
+    assert await other_store.task(GROUP_ID, created.task.id) is None
+    for query in (
+        EVERYTHING,
+        TaskQuery(status=TaskStatus.PENDING),
+        TaskQuery(assigned_to="usr_ada"),
+        TaskQuery(text=""),
+    ):
+        assert await every_page(other_store, query, limit=10) == [[kept]]
+    assert list(await other_store.history(GROUP_ID, created.task.id)) == [created.history, deletion.history]
+
+
+async def test_what_a_deleted_task_was_about_to_tell_is_still_owed(store: Store) -> None:
+    webhook = await add_webhook(store)
+    change = make_task_change()
+    delivery = make_delivery(change.event, webhook)
+    await save(store, change, delivery)
+
+    await store.delete_task(GROUP_ID, tasks.delete(change.task, make_occasion()))
+
+    found = await detail(store, delivery)
+    assert (found.delivery, found.event) == (delivery, change.event)
+
+
+async def test_deleting_any_other_version_is_stale_and_changes_nothing(store: Store) -> None:
+    task = await add_task(store)
+    started = tasks.start(task, make_occasion())
+    await save(store, started)
+
+    late = await store.delete_task(GROUP_ID, tasks.delete(task, make_occasion()))
+    early = await store.delete_task(GROUP_ID, tasks.delete(replace(task, version=3), make_occasion()))
+
+    assert (late, early) == (Saved.STALE, Saved.STALE)
+    assert await store.task(GROUP_ID, task.id) == started.task
+    assert list(await store.history(GROUP_ID, task.id))[1:] == [started.history]
+
+
+async def test_deleting_what_is_deleted_or_never_was_is_stale(store: Store) -> None:
+    task = await add_task(store)
+    deletion = tasks.delete(task, make_occasion())
+    await store.delete_task(GROUP_ID, deletion)
+    never_there = make_task_change().task
+
+    saved = [
+        await store.delete_task(GROUP_ID, tasks.delete(each, make_occasion(at=LATER)))
+        for each in (task, deletion.task, never_there)
+    ]
+
+    assert saved == [Saved.STALE] * 3
+    assert list(await store.history(GROUP_ID, task.id))[1:] == [deletion.history]
+    assert list(await store.history(GROUP_ID, never_there.id)) == []
+
+
+async def test_asked_again_the_same_deletion_is_written_once(store: Store, other_store: Store) -> None:
+    task = await add_task(store)
+    deletion = tasks.delete(task, make_occasion(at=LATER))
+
+    saved = await asyncio.gather(*(each.delete_task(GROUP_ID, deletion) for each in (store, other_store, store)))
+    again = await store.delete_task(GROUP_ID, deletion)
+
+    assert [*saved, again] == [Saved.DONE] * 4
+    assert list(await store.history(GROUP_ID, task.id))[1:] == [deletion.history]
+
+
+async def test_a_change_of_a_deleted_task_is_stale_and_changes_nothing(store: Store) -> None:
+    task = await add_task(store)
+    deletion = tasks.delete(task, make_occasion())
+    await store.delete_task(GROUP_ID, deletion)
+
+    saved = [await save(store, tasks.start(each, make_occasion())) for each in (task, deletion.task)]
+
+    assert saved == [Saved.STALE, Saved.STALE]
+    assert await store.task(GROUP_ID, task.id) is None
+    assert list(await store.history(GROUP_ID, task.id))[1:] == [deletion.history]
+
+
+async def test_the_id_of_a_deleted_task_is_never_free_again(store: Store) -> None:
+    task = await add_task(store)
+    await store.delete_task(GROUP_ID, tasks.delete(task, make_occasion()))
+
+    saved = await save(store, make_task_change(task_id=task.id, title="Another"))
+
+    assert saved is Saved.STALE
+    assert await store.task(GROUP_ID, task.id) is None
+
+
+async def test_of_a_deletion_and_a_change_at_once_one_succeeds(store: Store, other_store: Store) -> None:
+    task = await add_task(store)
+    change, deletion = tasks.start(task, make_occasion()), tasks.delete(task, make_occasion())
+
+    saved = await asyncio.gather(save(store, change), other_store.delete_task(GROUP_ID, deletion))
+
+    assert sorted(each.value for each in saved) == ["done", "stale"]
+    changed = saved[0] is Saved.DONE
+    assert await store.task(GROUP_ID, task.id) == (change.task if changed else None)
+    expected = change.history if changed else deletion.history
+    assert list(await store.history(GROUP_ID, task.id))[1:] == [expected]
 
 
 async def every_page(store: Store, query: TaskQuery, *, limit: int) -> list[list[Task]]:

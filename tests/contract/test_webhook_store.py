@@ -140,6 +140,53 @@ async def test_two_processes_that_add_at_once_keep_the_quota(store: Store, other
     assert sorted(each.value for each in saved) == ["done"] * 3 + ["quota_exceeded"] * 7
 
 
+# --- asked again ---------------------------------------------------------------------------------------------
+
+
+async def test_asked_again_a_webhook_is_added_once_whatever_the_quota(store: Store, other_store: Store) -> None:
+    webhook = make_webhook()
+    await store.add_webhook(GROUP_ID, webhook, quota=1)
+    before = await store.subscriptions(GROUP_ID)
+
+    saved = [await each.add_webhook(GROUP_ID, webhook, quota=1) for each in (store, other_store)]
+
+    assert saved == [Saved.DONE, Saved.DONE]
+    assert list((await store.webhooks(GROUP_ID, limit=10, before=None)).items) == [webhook]
+    assert await store.subscriptions(GROUP_ID) == before
+
+
+async def test_asked_again_at_the_same_moment_a_webhook_is_added_once(store: Store, other_store: Store) -> None:
+    webhook = make_webhook()
+
+    saved = await asyncio.gather(*(each.add_webhook(GROUP_ID, webhook, quota=1) for each in [store, other_store] * 3))
+
+    assert saved == [Saved.DONE] * 6
+    assert list((await store.webhooks(GROUP_ID, limit=10, before=None)).items) == [webhook]
+    assert await store.add_webhook(GROUP_ID, make_webhook(), quota=2) is Saved.DONE
+
+
+async def test_asked_again_after_it_was_edited_a_webhook_stays_as_it_is(store: Store) -> None:
+    webhook = await add_webhook(store)
+    edited = await edit_webhook(store, webhook, enabled=False)
+
+    saved = await store.add_webhook(GROUP_ID, webhook, quota=10)
+
+    assert saved is Saved.DONE
+    assert await store.webhook(GROUP_ID, webhook.id) == edited
+
+
+async def test_asked_again_after_it_was_deleted_a_webhook_stays_deleted(store: Store) -> None:
+    webhook = await add_webhook(store)
+    await store.delete_webhook(GROUP_ID, webhook.id, now=NOW)
+    before = await store.subscriptions(GROUP_ID)
+
+    saved = await store.add_webhook(GROUP_ID, webhook, quota=10)
+
+    assert saved is Saved.DONE
+    assert await store.webhook(GROUP_ID, webhook.id) is None
+    assert await store.subscriptions(GROUP_ID) == before
+
+
 # --- edits ---------------------------------------------------------------------------------------------------
 
 

@@ -83,4 +83,5 @@ class DeliveryLog(Protocol):
         is gone. Pokes and hands over."""
 
     async def add_test(self, group_id: str, event: Event, delivery: Delivery, attempt: Attempt) -> None:
-        """Write a test send that is over: its event, its finished delivery and its one attempt."""
+        """Write a test send that is over: its event, its finished delivery and its one attempt; nothing happens when
+        they are there already."""

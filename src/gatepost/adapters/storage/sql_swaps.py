@@ -1,7 +1,7 @@
 """Swaps in SQL.
 
-Whoever writes a swap locks in one order: the swap if it is there, its tasks by their ids, then what is new. A change of a
-task locks that task only, and emits lock neither webhooks nor their group: so nobody waits in a circle.
+Whoever writes a swap locks in one order: the swap if it is there, its tasks by their ids, then what is new. A change
+of a task locks that task only, and emits lock neither webhooks nor their group: so nobody waits in a circle.
 """
 
 from collections.abc import Mapping, Sequence
