@@ -6,12 +6,12 @@ from typing import Protocol, TypeVar
 
 from gatepost.adapters.storage.rows import to_ms
 from gatepost.domain.errors import invalid
-from gatepost.domain.events import Event
+from gatepost.domain.events import EVENT_ID_PATTERN, Event
 from gatepost.ports import Page
 
 AFTER_ALL = "~"  # sorts behind every id
 
-_EVENT_CURSOR = re.compile(r"([0-9]{1,15})\.(.+)", re.ASCII)
+_EVENT_CURSOR = re.compile(rf"([0-9]{{1,15}})\.({EVENT_ID_PATTERN})", re.ASCII)
 
 
 class _HasId(Protocol):
