@@ -10,12 +10,13 @@ api ──▶ services ──▶ store ◀── engine ──▶ sender
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 import structlog
 from starlette.types import ASGIApp
@@ -38,12 +39,15 @@ from gatepost.services.events import Events
 from gatepost.services.groups import Groups
 from gatepost.services.keys import Keys, NewKey
 from gatepost.services.matcher import Matcher
-from gatepost.services.people import People
+from gatepost.services.people import NewUser, People
 from gatepost.services.requests import Requests
 from gatepost.services.swaps import Swaps
 from gatepost.services.tasks import Tasks
 from gatepost.services.webhooks import Webhooks
 from gatepost.stores import Store
+
+if TYPE_CHECKING:
+    from gatepost.api.app import Services
 
 USER_AGENT = f"Gatepost/{__version__}"
 EXIT_DIED = 70  # EX_SOFTWARE in sysexits.h: a supervisor starts us again, and the store knows what is owed
@@ -57,6 +61,7 @@ class Gatepost:
 
     app: ASGIApp
     stop: Callable[[], None]  # start no more deliveries; leaving the context waits for those under way
+    first_owner: NewUser | None = None  # whose account was made, because there was nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +97,9 @@ async def running(
         engine = await _engine(parts) if with_engine else _NoEngine()
         task = await stack.enter_async_context(_delivering(engine, parts))
         # In a thread, because loading the web framework is the slowest part of a start: deliveries do not wait for it.
-        app, close = await asyncio.to_thread(_api, parts, engine, ready=lambda: not task.done())
-        stack.push_async_callback(close)
-        yield Gatepost(app, stop=engine.stop)
+        app, services = await asyncio.to_thread(_api, parts, engine, ready=lambda: not task.done())
+        stack.push_async_callback(services.close)
+        yield Gatepost(app, stop=engine.stop, first_owner=await _first_owner(settings, services))
 
 
 @asynccontextmanager
@@ -232,10 +237,9 @@ def _sender(settings: Settings, target_policy: TargetPolicy, clock: Clock) -> Cu
     )
 
 
-def _api(
-    parts: Parts, hints: EngineHints, *, ready: Callable[[], bool]
-) -> tuple[ASGIApp, Callable[[], Awaitable[None]]]:
+def _api(parts: Parts, hints: EngineHints, *, ready: Callable[[], bool]) -> "tuple[ASGIApp, Services]":
     from gatepost.api.app import Services, create_app
+    from gatepost.api.peers import Peers
 
     store, clock, chance = parts.store, parts.clock, parts.chance
     accounts = _accounts(store, clock, chance)
@@ -265,7 +269,17 @@ def _api(
             user_agent=USER_AGENT,
         ),
     )
-    return create_app(services, clock=clock, ready=ready), services.close
+    peers = Peers(parts.settings.trusted_proxies, parts.settings.public_url)
+    return create_app(services, clock=clock, ready=ready, peers=peers), services
+
+
+async def _first_owner(settings: Settings, services: "Services") -> NewUser | None:
+    """Make the owner's account while there is nobody, so that somebody can sign in."""
+    given = settings.admin_password.get_secret_value() if settings.admin_password else None
+    made = await services.people.create_first(settings.admin_email, given, draws=services.requests.draws())
+    if made is not None:
+        log.info("owner.created", user_id=made.user.id)
+    return made
 
 
 def _health_api(clock: Clock, *, ready: Callable[[], bool]) -> ASGIApp:

@@ -25,13 +25,16 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gatepost.domain.errors import InvalidInput
 from gatepost.domain.network import IpNetwork, parse_networks
+from gatepost.domain.people import email_address, fit_password
 from gatepost.store_url import FIX as STORE_FIX
 from gatepost.store_url import StoreUrl, parse_store_url
 
 PREFIX = "GATEPOST_"
 SECRET_KEY_BYTES = 32
 _KEY_FIX = "give the base64 of exactly 32 random bytes, as `openssl rand -base64 32` prints it"
+_ORIGIN_FIX = "write an origin such as https://hooks.example.com, without a path"
 _CA_FIX = "name a readable file of certificates in PEM form"
 SPARE_DESCRIPTORS = 256  # for the store, the listeners, their clients, name look-ups and logs
 
@@ -69,6 +72,36 @@ def _nameserver(text: str) -> str:
     except ValueError:
         raise ValueError(f"{text!r} is not an address: write 10.0.0.2, 10.0.0.2:5353 or [fd00::2]:53") from None
     return text
+
+
+def _origin(value: str | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        raise ValueError(_ORIGIN_FIX) from None
+    rest = (parts.path.rstrip("/"), parts.query, parts.fragment, parts.username, parts.password)
+    if parts.scheme not in ("http", "https") or not parts.hostname or any(rest) or not value.isprintable():
+        raise ValueError(_ORIGIN_FIX)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _email(value: str) -> str:
+    try:
+        return email_address(value)
+    except InvalidInput as error:
+        raise ValueError(error.errors[0].msg) from None
+
+
+def _password(value: SecretStr | None) -> SecretStr | None:
+    if value is not None:
+        try:
+            fit_password(value.get_secret_value())
+        except InvalidInput as error:
+            raise ValueError(error.errors[0].msg) from None
+    return value
 
 
 def _secret_key(value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
@@ -174,6 +207,36 @@ class Settings(BaseSettings):
         ge=2,
         le=3600,
         allow_inf_nan=False,
+    )
+    public_url: Annotated[str | None, AfterValidator(_origin)] = _setting(
+        None,
+        "Where browsers reach this installation. A change that comes with a cookie must come from a page of this"
+        " origin, and with https the cookie is never sent in the clear. When it is not set, it is the scheme and"
+        " the host of the request itself: right without a proxy, and with one that keeps `Host`.",
+        unit="URL without a path",
+        fix=_ORIGIN_FIX,
+    )
+    trusted_proxies: Annotated[tuple[IpNetwork, ...], NoDecode, BeforeValidator(_networks)] = _setting(
+        (),
+        "The proxies in front of Gatepost. `X-Forwarded-For` and `X-Forwarded-Proto` count only in requests that"
+        " come from these; of the addresses listed, the right-most that is none of these is the client's. Empty by"
+        " default, because anybody can write these headers.",
+        unit="comma-separated CIDRs",
+        fix="write networks such as 10.0.0.0/8,fd00::/8",
+    )
+    admin_email: Annotated[str, AfterValidator(_email)] = _setting(
+        "admin@localhost",
+        "Who owns the installation: `gatepost serve` makes this account while there is nobody yet, and never looks"
+        " at it again.",
+        unit="e-mail address",
+        fix="give an e-mail address, such as ann@example.com",
+    )
+    admin_password: Annotated[SecretStr | None, AfterValidator(_password)] = _setting(
+        None,
+        "The password of that account. When it is not set, one is made and printed on standard output, once. It can"
+        " be taken away after the first start.",
+        unit="8 to 200 characters",
+        fix="give 8 to 200 characters",
     )
     secret_key: Annotated[SecretStr | None, AfterValidator(_secret_key)] = _setting(
         None,

@@ -4,6 +4,7 @@ import asyncio
 import resource
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp
 
 from gatepost.bootstrap import running, working
 from gatepost.config import Settings
+from gatepost.services.people import NewUser
 
 log = structlog.get_logger()
 
@@ -67,6 +69,8 @@ async def serve(settings: Settings, *, with_engine: bool) -> None:
                 running(settings, listeners=[_address(listener)], with_engine=with_engine) as gatepost,
                 listening(gatepost.app, listener, grace_seconds=settings.shutdown_seconds),
             ):
+                if gatepost.first_owner:
+                    _introduce(gatepost.first_owner)
                 log.info("server.started", url=url_of(listener), store=str(settings.store), engine=with_engine)
                 await stopped.wait()
                 log.info("server.stopping")
@@ -94,6 +98,13 @@ async def work(settings: Settings, *, http: tuple[str, int] | None) -> None:
         log.info("worker.stopping")
         worker.stop()
     log.info("worker.stopped")
+
+
+def _introduce(owner: NewUser) -> None:
+    """Show the first account, this once; not as a log line, because logs are kept and read by many."""
+    if owner.password is not None:
+        sys.stdout.write(f"The first account: sign in as {owner.user.email} with the password {owner.password}\n")
+        sys.stdout.flush()
 
 
 def _address(listener: socket.socket) -> tuple[str, int]:

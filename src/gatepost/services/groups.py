@@ -54,9 +54,14 @@ class Groups:
         """Return all groups of the installation, newest first."""
         return await self._store.groups(limit=limit, before=before)
 
-    async def memberships(self, user_id: str) -> Sequence[Membership]:
-        """Return every group that a person belongs to, newest group first."""
-        return await self._store.memberships(user_id)
+    async def of_person(self, user_id: str, *, limit: int, before: str | None) -> Page[Membership]:
+        """Return the groups that a person belongs to, newest group first."""
+        found = [
+            membership
+            for membership in await self._store.memberships(user_id)
+            if before is None or membership.group.id < before
+        ]
+        return Page(found[:limit], found[limit - 1].group.id if len(found) > limit else None)
 
     async def members(self, group_id: str, *, limit: int, before: str | None) -> Page[Member]:
         """Return who belongs to a group, the newest accounts first."""

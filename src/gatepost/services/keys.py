@@ -55,6 +55,16 @@ class Keys:
         await self._store.add_key(group_id, key)
         return NewKey(key, key_text(key.id, secret))
 
+    async def get(self, key_id: str) -> ApiKey:
+        """Return a key, revoked or not.
+
+        Raises: NotFound.
+        """
+        key = await self._trusted.get(key_id, self._store.key)
+        if key is None:
+            raise NotFound("there is no such key")
+        return key
+
     async def list(self, group_id: str, *, limit: int, before: str | None) -> Page[ApiKey]:
         """Return the group's keys that are not revoked, newest first."""
         return await self._store.keys(group_id, limit=limit, before=before)
