@@ -2,24 +2,28 @@
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from gatepost.api.event_types import DIALECT, EventType
 from gatepost.domain import tasks
 from gatepost.domain.deliveries import Attempt, Delivery, Response, error_class_of, response_of
 from gatepost.domain.errors import invalid
-from gatepost.domain.events import Json, rfc3339
+from gatepost.domain.events import Event, Json, rfc3339
 from gatepost.domain.tasks import HistoryEntry
 from gatepost.domain.webhooks import Webhook
 from gatepost.ports import Page
 from gatepost.services.deliveries import SentTest, ShownDelivery, ShownRequest
+from gatepost.services.events import EventRoutes, Route
 from gatepost.services.tasks import TaskRecord
 
 T = TypeVar("T")
 
 _ID = re.compile(r"[a-z]{2,3}_[0-9a-f]{32}")
+_OPAQUE = re.compile(r"[!-~]+")
 
 
 def page_json(page: Page[T], item_json: Callable[[T], Json]) -> Json:
@@ -32,19 +36,16 @@ def page_json(page: Page[T], item_json: Callable[[T], Json]) -> Json:
 
 
 def parse_cursor(cursor: str | None) -> str | None:
-    """Return where a page begins.
+    """Return where a page begins that is sorted by ids.
 
     Raises: InvalidInput, when it is no cursor of ours.
     """
-    if cursor is None:
-        return None
-    try:
-        before = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
-    except (binascii.Error, ValueError):
-        before = ""
-    if not _ID.fullmatch(before):
-        raise invalid("cursor", "give the nextCursor of the page before, or leave it out", code="cursor")
-    return before
+    return _parsed(cursor, _ID)
+
+
+def parse_opaque_cursor(cursor: str | None) -> str | None:
+    """Return where a page begins, for a store to understand; raise as `parse_cursor` does."""
+    return _parsed(cursor, _OPAQUE)
 
 
 def task_json(record: TaskRecord) -> Json:
@@ -130,6 +131,44 @@ def sent_test_json(sent: SentTest) -> Json:
         "request": _request_json(sent.request),
         "response": None if response is None else _response_json(response),
         "errorClass": error_class_of(sent.outcome),
+    }
+
+
+def event_json(event: Event) -> Json:
+    """Return an event as receivers get it, with the tasks that it is about."""
+    return {**json.loads(event.body), "taskIds": list(event.task_ids)}
+
+
+def routing_json(routes: EventRoutes) -> Json:
+    event = routes.event
+    items = [_route_json(route) for route in routes.routes]
+    return {"eventId": event.id, "event": event.event, "origin": event.origin, "items": items}
+
+
+def event_type_json(each: EventType) -> Json:
+    schema = {"$schema": DIALECT, **each.schema}
+    return {"event": each.event, "description": each.description, "schema": schema, "example": each.example}
+
+
+def _parsed(cursor: str | None, pattern: re.Pattern[str]) -> str | None:
+    if cursor is None:
+        return None
+    try:
+        before = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        before = ""
+    if not pattern.fullmatch(before):
+        raise invalid("cursor", "give the nextCursor of the page before, or leave it out", code="cursor")
+    return before
+
+
+def _route_json(route: Route) -> Json:
+    webhook = route.webhook
+    return {
+        "webhookId": webhook.webhook_id,
+        "name": webhook.name,
+        "verdict": route.verdict,
+        "deliveryId": webhook.delivery_id,
     }
 
 

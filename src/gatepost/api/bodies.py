@@ -6,7 +6,7 @@ from fastapi import Request
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from gatepost.api.schemas import Body
+from gatepost.api.schemas.shapes import Body
 from gatepost.domain.errors import (
     FieldError,
     InvalidInput,

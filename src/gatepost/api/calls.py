@@ -13,7 +13,7 @@ from fastapi import Depends, Path, Query, Request
 from gatepost.api.auth import Identity, authenticate, let_in
 from gatepost.api.bodies import group_named_in, parse_body, read_body
 from gatepost.api.once import BODY, IdempotencyKey, draws_of
-from gatepost.api.schemas import Body
+from gatepost.api.schemas.shapes import Body
 from gatepost.domain.errors import Forbidden, GatepostError, InvalidInput, invalid
 from gatepost.domain.groups import Caller, Role
 from gatepost.ports import Draws
@@ -101,6 +101,11 @@ AnyCall = TypeVar("AnyCall", bound=Call[Any] | OwnCall[Any])
 D = TypeVar("D", bound=Callable[..., object])
 
 ROLES: dict[Callable[..., object], Role] = {}  # the role that a dependency asks for, to be told in the OpenAPI document
+
+
+def _asking(role: Role, enter: D) -> D:
+    ROLES[enter] = role
+    return enter
 
 
 # --- in a group ----------------------------------------------------------------------------------------------
@@ -198,11 +203,6 @@ SignedInCall = Annotated[OwnCall[None], Depends(_looking_signed_in)]
 
 
 # --- what these are made of ----------------------------------------------------------------------------------
-
-
-def _asking(role: Role, enter: D) -> D:
-    ROLES[enter] = role
-    return enter
 
 
 async def _reading(request: Request, group_id: str | None, role: Role) -> Call[None]:

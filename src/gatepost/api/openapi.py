@@ -1,61 +1,93 @@
 """The OpenAPI document, and a page that lists it without fetching anything from elsewhere."""
 
+from collections.abc import Iterable
 from html import escape
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import FastAPI, Query
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from gatepost import __version__
-from gatepost.api.schemas import BODIES, EventMessage, Problem
-from gatepost.domain.events import TASK_EVENTS
+from gatepost.api.auth import COOKIE
+from gatepost.api.event_types import EventType, event_types
+from gatepost.api.operations import REF, complete, content
+from gatepost.api.problems import KINDS, problem_example
+from gatepost.api.schemas.shapes import Problem, id_pattern
+from gatepost.domain.events import EVENT_TYPE_LIMIT, EVENT_TYPE_PATTERN, Json
 
-REF = "#/components/schemas/{model}"
-
-Limit = Annotated[int, Query(ge=1, le=200)]
+Limit = Annotated[int, Query(ge=1, le=200, description="How many at most.")]
 Cursor = Annotated[str | None, Query(max_length=200, description="The nextCursor of the page before.")]
+EventFilter = Annotated[
+    str | None,
+    Query(pattern=f"^{EVENT_TYPE_PATTERN}$", max_length=EVENT_TYPE_LIMIT, description="Those of this type only."),
+]
+TaskFilter = Annotated[
+    str | None, Query(alias="taskId", pattern=id_pattern("tsk"), description="Those about this task only.")
+]
+
+_bodies: dict[str, type[BaseModel]] = {}  # that routes take, noted as the routes are written down
+
+_TAGS = {
+    "auth": "Signing in and out, and one's own account",
+    "groups": "Groups and their members",
+    "api-keys": "What programs call the API with",
+    "tasks": "Tasks and their lifecycle: where events come from",
+    "swaps": "Two tasks exchange their assignees, once an admin agrees",
+    "events": "What happened, who was told of it, and what can happen",
+    "webhooks": "Who is told of which events, and how",
+    "deliveries": "What was sent, what came of it, and sending it again",
+    "health": "For load balancers and supervisors",
+}
 
 
-def id_pattern(prefix: str) -> str:
-    return f"^{prefix}_[0-9a-f]{{32}}$"
-
-
-def body_of(model: type[BaseModel]) -> dict[str, Any]:
-    """Return what the document says of a body that `calls` reads; required, unless all of its fields have defaults."""
-    required = any(field.is_required() for field in model.model_fields.values())
-    return {"requestBody": {"required": required, "content": _content(model, "application/json")}}
-
-
-def document(app: FastAPI) -> dict[str, Any]:
+def document(app: FastAPI) -> Json:
     """Return the OpenAPI 3.1 document of all routes, with the events that receivers are sent."""
+    routes = [route for route in app.routes if isinstance(route, APIRoute)]
     made = get_openapi(
         title="Gatepost",
         version=__version__,
         openapi_version="3.1.0",
         description="Self-hosted webhook delivery: signed, retried, logged.",
         routes=app.routes,
+        tags=[{"name": name, "description": text} for name, text in _TAGS.items() if _is_used(name, routes)],
     )
-    problem = {"description": "A problem", "content": _content(Problem, "application/problem+json")}
-    for operations in made["paths"].values():
-        for operation in operations.values():
-            operation["responses"].pop("422", None)
-            operation["responses"]["default"] = problem
-    components = made.setdefault("components", {})
-    schemas = components.setdefault("schemas", {})
-    for unused in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(unused, None)
-    models = [(model, "validation") for model in (*BODIES, Problem, EventMessage)]
-    _, definitions = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]  # mode is a Literal
-    schemas.update(definitions["$defs"])
-    components["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer"}}
-    made["security"] = [{"apiKey": []}]
-    made["webhooks"] = {event: {"post": _event_operation(event)} for event in TASK_EVENTS}
+    types = event_types()
+    schemas = _schemas(made, types)
+    made["components"] = {
+        "schemas": schemas,
+        "examples": {code: {"value": problem_example(code)} for code in KINDS},
+        "securitySchemes": {
+            "apiKey": {"type": "http", "scheme": "bearer", "description": "An API key of one group, `gp_…`."},
+            "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "From signing in."},
+        },
+    }
+    made["security"] = [{"apiKey": []}, {"session": []}]
+    made["webhooks"] = {each.event: {"post": _event_operation(each)} for each in types}
+    for route in routes:
+        for method in route.methods or ():
+            complete(made["paths"][route.path_format][method.lower()], route, method, schemas)
     return made
 
 
-def docs_page(made: dict[str, Any]) -> str:
+def body_of(model: type[BaseModel], *problems: str) -> Json:
+    """Return what the document says of a body that `calls` reads; required, unless all of its fields have defaults.
+
+    Shape: `problems` as in `problems_of`.
+    """
+    _bodies[model.__name__] = model
+    required = any(field.is_required() for field in model.model_fields.values())
+    return {"requestBody": {"required": required, "content": content(model.__name__)}, **problems_of(*problems)}
+
+
+def problems_of(*problems: str) -> Json:
+    """Return what the document says of the codes that a route answers with and not every route of its nature."""
+    return {"problems": problems}
+
+
+def docs_page(made: Json) -> str:
     """Return a plain page that lists every operation."""
     rows = "".join(
         f"<tr><td>{escape(method.upper())}</td><td><code>{escape(path)}</code></td>"
@@ -71,15 +103,32 @@ def docs_page(made: dict[str, Any]) -> str:
     )
 
 
-def _content(model: type[BaseModel], media_type: str) -> dict[str, Any]:
-    return {media_type: {"schema": {"$ref": REF.format(model=model.__name__)}}}
+def _is_used(tag: str, routes: Iterable[APIRoute]) -> bool:
+    return any(tag in route.tags for route in routes)
 
 
-def _event_operation(event: str) -> dict[str, Any]:
+def _schemas(made: Json, types: Iterable[EventType]) -> Json:
+    """Return the schemas of all answers, bodies and events."""
+    schemas: Json = made["components"]["schemas"]
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    models = [(model, "validation") for model in (Problem, *_bodies.values())]
+    _, definitions = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]  # mode is a Literal
+    events = {_schema_name(each.event): {**each.schema, "description": each.description} for each in types}
+    return {**schemas, **definitions["$defs"], **events}
+
+
+def _schema_name(event: str) -> str:
+    return "".join(word.capitalize() for word in event.split(".")) + "Event"
+
+
+def _event_operation(each: EventType) -> Json:
     return {
-        "operationId": f"receive_{event.replace('.', '_')}",
-        "summary": f"{event}: signed, and sent again until it is answered with 2xx",
+        "operationId": f"receive_{each.event.replace('.', '_')}",
+        "summary": f"{each.event}: signed, and sent again until it is answered with 2xx",
+        "description": each.description,
+        "tags": ["events"],
         "security": [],
-        "requestBody": {"required": True, "content": _content(EventMessage, "application/json")},
+        "requestBody": {"required": True, "content": content(_schema_name(each.event), example=each.example)},
         "responses": {"2XX": {"description": "Received"}},
     }

@@ -91,6 +91,14 @@ def internal_problem() -> Response:
     return _response(_document("internal", "The request failed; the operator's log says why."), {})
 
 
+def problem_example(code: str) -> dict[str, Any]:
+    """Return a problem document as one with this code may look."""
+    if KINDS[code].status != 422 or code == "malformed_json":
+        return _document(code, f"{KINDS[code].title}.")
+    error = {"loc": ["title"], "msg": "give 1 to 100 characters", "code": "length"}
+    return {**_document(code, "title: give 1 to 100 characters"), "errors": [error]}
+
+
 def _document(code: str, detail: str) -> dict[str, Any]:
     kind = KINDS[code]
     return {

@@ -2,14 +2,16 @@
 
 from dataclasses import replace
 
-from gatepost.domain import tasks
+from gatepost.domain import swaps, tasks
 from gatepost.domain.errors import invalid
 from gatepost.domain.events import TASK_EVENTS, TEST_EVENT, Event, Occasion, make_event
+from gatepost.domain.groups import Caller, Role
 
 SAMPLE_EVENTS = (TEST_EVENT, *TASK_EVENTS)
 
 _TASK_ID = "tsk_" + "0" * 32
 _OTHER_TASK_ID = "tsk_" + "0" * 31 + "1"
+_SWAP_ID = "swp_" + "0" * 32
 _ANN, _BEN = "usr_" + "0" * 32, "usr_" + "0" * 31 + "1"
 _FIELDS = {"title": "Water the plants", "description": "A sample", "assigned_to": _ANN, "difficulty": 3}
 
@@ -21,11 +23,10 @@ def sample_event(event: str, group_id: str, occasion: Occasion) -> Event:
     """
     if event == TEST_EVENT:
         return make_event(event, group_id=group_id, occasion=occasion, data={"message": "It works."})
-    if event == "task.swapped":
-        return make_event(event, group_id=group_id, occasion=occasion, data=_swap(occasion))
     if event not in TASK_EVENTS:
         raise invalid("event", f"give one of {', '.join(SAMPLE_EVENTS)}", code="unknown_event")
-    return replace(_task_change(event, group_id, occasion).event, tasks=())
+    real = _swapped(group_id, occasion) if event == "task.swapped" else _task_change(event, group_id, occasion).event
+    return replace(real, tasks=())
 
 
 def _task_change(event: str, group_id: str, occasion: Occasion) -> tasks.TaskChange:
@@ -42,12 +43,9 @@ def _task_change(event: str, group_id: str, occasion: Occasion) -> tasks.TaskCha
     return tasks.reject(completed.task, "The cactus needed none.", occasion)
 
 
-def _swap(occasion: Occasion) -> dict[str, object]:
-    return {
-        "swapId": "swp_" + "0" * 32,
-        "approvedBy": occasion.actor_id,
-        "tasks": [
-            {"id": _TASK_ID, "from": _ANN, "to": _BEN, "version": 2},
-            {"id": _OTHER_TASK_ID, "from": _BEN, "to": _ANN, "version": 2},
-        ],
-    }
+def _swapped(group_id: str, occasion: Occasion) -> Event:
+    task = tasks.create(_TASK_ID, group_id, _FIELDS, occasion).task
+    other = tasks.create(_OTHER_TASK_ID, group_id, {**_FIELDS, "assigned_to": _BEN}, occasion).task
+    caller = Caller("key_" + "0" * 32, group_id, Role.ADMIN)
+    swap = swaps.propose(_SWAP_ID, task, other, caller, reason=None, now=occasion.at)
+    return swaps.approve(swap, task, other, occasion).event

@@ -1,32 +1,35 @@
-"""Deliveries, of one webhook or of the whole group: all of it needs an admin key."""
+"""Deliveries, of one webhook or of the whole group: all of it needs an admin."""
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, Field
 
-from gatepost.api import schemas
 from gatepost.api.answers import delivery_detail_json, delivery_json, page_json, parse_cursor
-from gatepost.api.calls import AdminCall
-from gatepost.api.openapi import Cursor, Limit, id_pattern
+from gatepost.api.calls import AdminCall, Call, changing
+from gatepost.api.once import OnceRoute
+from gatepost.api.openapi import Cursor, EventFilter, Limit, TaskFilter, body_of
 from gatepost.api.routes.webhooks import WebhookId
+from gatepost.api.schemas import deliveries as schemas
+from gatepost.api.schemas.shapes import Moment, id_pattern
 from gatepost.domain.deliveries import Status
-from gatepost.domain.events import EVENT_TYPE_LIMIT, EVENT_TYPE_PATTERN
+from gatepost.domain.groups import Role
 from gatepost.ports import DeliveryQuery
 
-router = APIRouter(tags=["deliveries"])
+router = APIRouter(tags=["deliveries"], route_class=OnceRoute)
 
-DeliveryId = Annotated[str, Path(alias="deliveryId", pattern=id_pattern("dlv"))]
+DeliveryId = Annotated[str, Path(alias="deliveryId", pattern=id_pattern("dlv"), description="The delivery.")]
+Replay = Annotated[Call[schemas.Replay], Depends(changing(schemas.Replay, Role.ADMIN, keyed=True))]
 
 
 class DeliveryFilter(BaseModel):
     """Which deliveries to list."""
 
-    status: Status | None = None
-    event: Annotated[str | None, Field(pattern=f"^{EVENT_TYPE_PATTERN}$", max_length=EVENT_TYPE_LIMIT)] = None
-    task_id: Annotated[str | None, Field(alias="taskId", pattern=id_pattern("tsk"))] = None
-    created_from: Annotated[schemas.Moment | None, Field(alias="from", description="From this moment on.")] = None
-    created_to: Annotated[schemas.Moment | None, Field(alias="to", description="Before this moment.")] = None
+    status: Annotated[Status | None, Field(description="Those of this status only.")] = None
+    event: EventFilter = None
+    task_id: TaskFilter = None
+    created_from: Annotated[Moment | None, Field(alias="from", description="From this moment on.")] = None
+    created_to: Annotated[Moment | None, Field(alias="to", description="Before this moment.")] = None
     limit: Limit = 50
     cursor: Cursor = None
 
@@ -81,9 +84,11 @@ async def get_delivery(call: AdminCall, webhook_id: WebhookId, delivery_id: Deli
     summary="Send the event of a delivery once more, as a new delivery",
     status_code=202,
     response_model=schemas.Delivery,
+    openapi_extra=body_of(schemas.Replay, "webhook_disabled", "payload_expired"),
 )
-async def replay_delivery(call: AdminCall, webhook_id: WebhookId, delivery_id: DeliveryId) -> Any:
-    return delivery_json(await call.services.deliveries.replay(call.group_id, webhook_id, delivery_id))
+async def replay_delivery(call: Replay, webhook_id: WebhookId, delivery_id: DeliveryId) -> Any:
+    replay = await call.services.deliveries.replay(call.group_id, webhook_id, delivery_id, draws=call.draws)
+    return delivery_json(replay)
 
 
 async def _page(call: AdminCall, wanted: DeliveryFilter, *, webhook_id: str | None) -> Any:

@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 
-from gatepost.api.schemas import Answer
+from gatepost.api.openapi import problems_of
+from gatepost.api.schemas.shapes import Answer
 from gatepost.domain.errors import StoreUnavailable
 
 router = APIRouter(tags=["health"])
@@ -30,7 +31,7 @@ async def get_liveness() -> Any:
     operation_id="getReadiness",
     summary="Answer 200 when requests can be served, else 503",
     response_model=HealthStatus,
-    openapi_extra={"security": []},
+    openapi_extra={"security": [], **problems_of("store_unavailable")},
 )
 async def get_readiness(request: Request) -> Any:
     if not request.app.state.ready():

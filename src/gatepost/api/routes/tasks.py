@@ -1,4 +1,4 @@
-"""/api/tasks: any key of the group; approving and rejecting need an admin key."""
+"""/api/tasks: any member of the group; approving and rejecting need an admin."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -7,10 +7,12 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
 
-from gatepost.api import schemas
 from gatepost.api.answers import etag, page_json, parse_cursor, task_json
 from gatepost.api.calls import Call, MemberCall, changing, creating
-from gatepost.api.openapi import Cursor, Limit, body_of, id_pattern
+from gatepost.api.once import OnceRoute
+from gatepost.api.openapi import Cursor, Limit, body_of, problems_of
+from gatepost.api.schemas import tasks as schemas
+from gatepost.api.schemas.shapes import id_pattern
 from gatepost.domain.errors import invalid
 from gatepost.domain.events import Json
 from gatepost.domain.groups import Role
@@ -18,12 +20,19 @@ from gatepost.domain.tasks import PERSON_PATTERN, TaskStatus, as_json
 from gatepost.ports import TaskQuery
 from gatepost.services.tasks import TaskRecord
 
-router = APIRouter(tags=["tasks"])
+router = APIRouter(tags=["tasks"], route_class=OnceRoute)
 
 S = TypeVar("S", schemas.TaskUpdate, schemas.TaskStep, schemas.TaskReject)
 
-TaskId = Annotated[str, Path(alias="taskId", pattern=id_pattern("tsk"))]
+TaskId = Annotated[str, Path(alias="taskId", pattern=id_pattern("tsk"), description="The task.")]
 IfMatch = Annotated[str | None, Header(alias="If-Match", description='The version last seen, such as "7".')]
+Assignee = Annotated[
+    str | None, Query(alias="assignedTo", pattern=f"^{PERSON_PATTERN}$", description="Those of this person only.")
+]
+Text = Annotated[
+    str | None,
+    Query(alias="q", min_length=1, max_length=100, description="Those whose title, description or external id has it."),
+]
 Create = Annotated[Call[schemas.TaskCreate], Depends(creating(schemas.TaskCreate, Role.MEMBER))]
 
 
@@ -64,7 +73,7 @@ Reject = Annotated[Call[schemas.TaskReject], Depends(_stepping(schemas.TaskRejec
     openapi_extra=body_of(schemas.TaskCreate),
 )
 async def create_task(call: Create, response: Response) -> Any:
-    return _answer(await call.services.tasks.create(call.caller, call.body.fields()), response)
+    return _answer(await call.services.tasks.create(call.caller, call.body.fields(), draws=call.draws), response)
 
 
 @router.get(
@@ -75,12 +84,13 @@ async def create_task(call: Create, response: Response) -> Any:
 )
 async def list_tasks(
     call: MemberCall,
-    status: TaskStatus | None = None,
-    assigned_to: Annotated[str | None, Query(alias="assignedTo", pattern=f"^{PERSON_PATTERN}$")] = None,
+    status: Annotated[TaskStatus | None, Query(description="Those of this status only.")] = None,
+    assigned_to: Assignee = None,
+    text: Text = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Any:
-    query = TaskQuery(status=status, assigned_to=assigned_to)
+    query = TaskQuery(status=status, assigned_to=assigned_to, text=text)
     page = await call.services.tasks.list(call.group_id, query, limit=limit, before=parse_cursor(cursor))
     return page_json(page, as_json)
 
@@ -100,11 +110,22 @@ async def get_task(call: MemberCall, task_id: TaskId, response: Response) -> Any
     operation_id="updateTask",
     summary="Set some of a task's fields; what is absent stays, null clears",
     response_model=schemas.TaskDetail,
-    openapi_extra=body_of(schemas.TaskUpdate),
+    openapi_extra=body_of(schemas.TaskUpdate, "version_conflict"),
 )
 async def update_task(call: Update, task_id: TaskId, response: Response) -> Any:
     updated = await call.services.tasks.update(call.caller, task_id, call.body.fields(), version=call.body.version)
     return _answer(updated, response)
+
+
+@router.delete(
+    "/api/tasks/{taskId}",
+    operation_id="deleteTask",
+    summary="Delete a task; nobody is told",
+    status_code=204,
+    openapi_extra=problems_of("version_conflict"),
+)
+async def delete_task(call: MemberCall, task_id: TaskId, if_match: IfMatch = None) -> None:
+    await call.services.tasks.delete(call.caller, task_id, version=_expected_version(if_match, None))
 
 
 @router.post(
@@ -112,7 +133,7 @@ async def update_task(call: Update, task_id: TaskId, response: Response) -> Any:
     operation_id="startTask",
     summary="Start a task",
     response_model=schemas.TaskDetail,
-    openapi_extra=body_of(schemas.TaskStep),
+    openapi_extra=body_of(schemas.TaskStep, "invalid_transition", "version_conflict"),
 )
 async def start_task(call: Step, task_id: TaskId, response: Response) -> Any:
     return _answer(await call.services.tasks.start(call.caller, task_id, version=call.body.version), response)
@@ -123,7 +144,7 @@ async def start_task(call: Step, task_id: TaskId, response: Response) -> Any:
     operation_id="completeTask",
     summary="Complete a task",
     response_model=schemas.TaskDetail,
-    openapi_extra=body_of(schemas.TaskStep),
+    openapi_extra=body_of(schemas.TaskStep, "invalid_transition", "version_conflict"),
 )
 async def complete_task(call: Step, task_id: TaskId, response: Response) -> Any:
     return _answer(await call.services.tasks.complete(call.caller, task_id, version=call.body.version), response)
@@ -134,7 +155,7 @@ async def complete_task(call: Step, task_id: TaskId, response: Response) -> Any:
     operation_id="approveTask",
     summary="Approve a completed task (admin)",
     response_model=schemas.TaskDetail,
-    openapi_extra=body_of(schemas.TaskStep),
+    openapi_extra=body_of(schemas.TaskStep, "invalid_transition", "version_conflict"),
 )
 async def approve_task(call: Approve, task_id: TaskId, response: Response) -> Any:
     return _answer(await call.services.tasks.approve(call.caller, task_id, version=call.body.version), response)
@@ -145,7 +166,7 @@ async def approve_task(call: Approve, task_id: TaskId, response: Response) -> An
     operation_id="rejectTask",
     summary="Reject a completed task, with a reason (admin)",
     response_model=schemas.TaskDetail,
-    openapi_extra=body_of(schemas.TaskReject),
+    openapi_extra=body_of(schemas.TaskReject, "invalid_transition", "version_conflict"),
 )
 async def reject_task(call: Reject, task_id: TaskId, response: Response) -> Any:
     rejected = await call.services.tasks.reject(call.caller, task_id, call.body.reason, version=call.body.version)

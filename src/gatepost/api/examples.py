@@ -1,0 +1,204 @@
+"""Examples of bodies and answers, made from their schemas and from what fields of each name are like."""
+
+from typing import Any
+
+from gatepost.api.answers import event_type_json
+from gatepost.api.event_types import event_types
+from gatepost.domain.events import Json
+
+_EVENT = event_types()[0]
+_MESSAGE = _EVENT.example
+_LEFT_OUT: Any = object()  # of an example; the field need not be given
+
+_ANN = "usr_019ab0c0b1e27000b1c2d3e4f5061728"
+_BEN = "usr_019ab0c0b1e37000a0b1c2d3e4f50617"
+_TASK_ID = "tsk_019ab0c3d4e57000c1d2e3f405162738"
+_WEBHOOK_ID = "wh_019ab0c1c2d37000d1e2f30415263748"
+_CREATED = "2026-11-23T12:00:00.000Z"
+_CHANGED = "2026-11-23T12:34:56.123Z"
+_SECRET = "whsec_C2FVsBQIhrscChlQIMVtb5sSYspob7oDazEwMZmvGH0="
+_SENT_HEADERS = {
+    "Content-Type": "application/json",
+    "User-Agent": "Gatepost/0.1.0",
+    "webhook-id": _MESSAGE["id"],
+    "X-Gatepost-Event": _MESSAGE["event"],
+    "X-Gatepost-Attempt": "1",
+    "Authorization": "…",
+}
+
+# By the name of a field, or by its model and its name where fields of one name differ.
+_VALUES: Json = {
+    "ApiKey.id": "key_019ab0c0b1e47000c1d2e3f405162738",
+    "ApiKey.name": "Nightly import",
+    "ApiKey.role": "member",
+    "Attempt.id": "att_019ab0c4f2b37000e1f2031425364758",
+    "Attempt.outcome": "accepted",
+    "Delivery.id": "dlv_019ab0c4f1a37000f102132435465768",
+    "Delivery.status": "delivered",
+    "Event.data": _MESSAGE["data"],
+    "EventPublish.data": {"orderId": "A-1017", "total": 49.9, "currency": "EUR"},
+    "EventPublish.event": "order.paid",
+    "EventPublish.id": "order-A-1017-paid",
+    "EventPublished.id": "order-A-1017-paid",
+    "EventTypePage.items": [event_type_json(_EVENT)],
+    "Group.id": _MESSAGE["groupId"],
+    "Group.name": "Night shift",
+    "Group.role": "owner",
+    "GroupCreate.groupId": _LEFT_OUT,
+    "GroupCreate.name": "Night shift",
+    "HealthStatus.status": "ok",
+    "HistoryEntry.reason": None,
+    "KeyCreate.name": "Nightly import",
+    "KeyCreate.role": "member",
+    "Login.groupId": _LEFT_OUT,
+    "Me.id": _ANN,
+    "Me.name": "Ann",
+    "Member.name": "Ben",
+    "Member.userId": _BEN,
+    "MemberAdd.name": "Ben",
+    "MemberAdd.password": _LEFT_OUT,
+    "MemberAdd.email": "ben@example.com",
+    "Member.email": "ben@example.com",
+    "MemberChange.role": "admin",
+    "OwnGroup.id": _MESSAGE["groupId"],
+    "OwnGroup.name": "Night shift",
+    "OwnGroup.role": "owner",
+    "PasswordChange.groupId": _LEFT_OUT,
+    "Session.id": "ses_019ab0c0c2d37000e4f5061728394a5b",
+    "SendTest.event": "task.completed",
+    "Swap.id": "swp_019ab0c5a6b77000a2b3c4d5e6f70819",
+    "Swap.status": "pending",
+    "SwapPropose.reason": "Ben is on holiday",
+    "Swap.reason": "Ben is on holiday",
+    "Task.id": _TASK_ID,
+    "Task.status": "in_progress",
+    "TaskReject.reason": "The balcony is still dry",
+    "Webhook.id": _WEBHOOK_ID,
+    "WebhookUpdate.enabled": True,
+    "actorId": _ANN,
+    "assignedTo": _ANN,
+    "at": _CHANGED,
+    "attemptCount": 1,
+    "body": "noted",
+    "DeliveryRequest.body": '{"id":"evt_…","event":"task.created",…}',
+    "changes": {"status": {"from": "pending", "to": "in_progress"}},
+    "completedAt": None,
+    "createdAt": _CREATED,
+    "current": True,
+    "currentPassword": "correct horse battery",
+    "deadReason": None,
+    "decidedAt": None,
+    "decidedBy": None,
+    "deliveryId": "dlv_019ab0c4f1a37000f102132435465768",
+    "description": "Not the cactus",
+    "difficulty": 3,
+    "disabledReason": None,
+    "dueAt": "2026-11-30T18:00:00.000Z",
+    "durationMs": 42,
+    "email": "ann@example.com",
+    "enabled": True,
+    "errorClass": None,
+    "event": _MESSAGE["event"],
+    "eventId": _MESSAGE["id"],
+    "Event.id": _MESSAGE["id"],
+    "events": ["task.*"],
+    "expiresAt": "2026-11-24T00:34:56.123Z",
+    "externalId": None,
+    "finishedAt": _CHANGED,
+    "gracePeriodSeconds": 86_400,
+    "groupId": _MESSAGE["groupId"],
+    "headers": {"Authorization": None},
+    "DeliveryRequest.headers": _SENT_HEADERS,
+    "ReceivedResponse.headers": {"content-type": "text/plain"},
+    "WebhookCreate.headers": {"Authorization": "Bearer partner-token"},
+    "WebhookReplace.headers": {"Authorization": None},
+    "WebhookUpdate.headers": {"X-Tenant": "berlin"},
+    "health": "healthy",
+    "ignoreOrigins": [],
+    "isInstallationOwner": False,
+    "joinedAt": _CREATED,
+    "key": "gp_019ab0c0b1e47000c1d2e3f405162738_" + "5ca1ab1e" * 8,
+    "lastErrorClass": None,
+    "lastStatusCode": 204,
+    "lastUsedAt": _CHANGED,
+    "maxAttempts": 10,
+    "maxConcurrency": 10,
+    "method": "POST",
+    "name": "Rota",
+    "newPassword": "a staple, perhaps",
+    "nextAttemptAt": None,
+    "nextCursor": None,
+    "number": 1,
+    "origin": "api",
+    "preserveTaskOrder": False,
+    "password": "correct horse battery",
+    "previousExpiresAt": "2026-11-24T12:34:56.123Z",
+    "RotationFinalized.previousExpiresAt": None,
+    "probe": False,
+    "proposedBy": _ANN,
+    "rateLimitPerSecond": None,
+    "replayOf": None,
+    "responseBody": "noted",
+    "responseHeaders": {"content-type": "text/plain"},
+    "responseTruncated": False,
+    "retryPolicy": {"schedule": [5.0, 300.0, 1800.0]},
+    "role": "member",
+    "secret": _SECRET,
+    "WebhookCreate.secret": _LEFT_OUT,
+    "SecretRotate.secret": _LEFT_OUT,
+    "secretHint": "…vGH0",
+    "source": None,
+    "startedAt": _CHANGED,
+    "statusCode": 204,
+    "targetUrl": "https://hooks.example.com/in",
+    "taskId": _TASK_ID,
+    "taskIds": [_TASK_ID],
+    "timeoutSeconds": 15,
+    "timestamp": _MESSAGE["timestamp"],
+    "title": "Water the plants",
+    "truncated": False,
+    "updatedAt": _CHANGED,
+    "url": "https://hooks.example.com/in",
+    "verdict": "queued",
+    "version": 2,
+    "TaskStep.version": 1,
+    "TaskReject.version": 1,
+    "TaskUpdate.version": 1,
+    "webhookId": _WEBHOOK_ID,
+    "withAssignedTo": _BEN,
+    "withTaskId": "tsk_019ab0c3d4e67000d1e2f30415263748",
+}
+
+
+def example_of(model: str, schemas: Json) -> Any:
+    """Return an example of a model.
+
+    Raises: LookupError, when a field of it is of a name that nothing is known of.
+    """
+    schema = schemas[model]
+    if "properties" not in schema:
+        return schema["enum"][0]
+    examples = {name: _field(model, name, field, schemas) for name, field in schema["properties"].items()}
+    return {name: value for name, value in examples.items() if value is not _LEFT_OUT}
+
+
+def _field(model: str, name: str, schema: Json, schemas: Json) -> Any:
+    for known in (f"{model}.{name}", *(f"{each}.{name}" for each in _LIKE.get(model, ())), name):
+        if known in _VALUES:
+            return _VALUES[known]
+    if schema.get("type") == "array":
+        return [_field(model, name, schema["items"], schemas)]
+    for option in (schema, *schema.get("anyOf", ())):
+        if "$ref" in option:
+            return example_of(option["$ref"].rpartition("/")[2], schemas)
+    raise LookupError(f"what is {model}.{name} like? Say it in api/examples.py")
+
+
+# Models that have the fields of others.
+_LIKE = {
+    "ApiKeyCreated": ("ApiKey",),
+    "MemberAdded": ("Member",),
+    "TaskDetail": ("Task",),
+    "WebhookCreated": ("Webhook",),
+    "DeliveryDetail": ("Delivery",),
+}
