@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gatepost import config
-from gatepost.bootstrap import create_key
+from gatepost.bootstrap import opened_accounts
 from gatepost.domain.groups import Role
 
 SECRET_KEY = base64.b64encode(bytes(range(32))).decode()
@@ -74,7 +74,8 @@ class Installation:
 
     async def key(self, group: str) -> str:
         settings = config.load(store=self._settings["GATEPOST_STORE"], secret_key=SECRET_KEY)
-        made = await create_key(settings, group, Role.ADMIN, create_group=True)
+        async with opened_accounts(settings) as accounts:
+            made = await accounts.create_key(group, Role.ADMIN, create_group=True)
         return made.text
 
     async def start(self, *, apis: int, workers: int) -> None:

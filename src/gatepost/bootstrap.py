@@ -180,6 +180,18 @@ class Accounts:
         """Make a group that belongs to those who own the installation."""
         return await self.groups.create(name, owner_ids=await self.people.installation_owners(), draws=self.draws)
 
+    async def create_key(self, group_name: str, role: Role, name: str | None = None, *, create_group: bool) -> NewKey:
+        """Make an API key.
+
+        Raises: NotFound, when there is no such group and it is not to be made; InvalidInput.
+        """
+        group = await self.groups.named(group_name)
+        if group is None:
+            if not create_group:
+                raise NotFound(f"There is no group named {group_name!r}: add --create-group to make it.")
+            group = await self.create_group(group_name)
+        return await self.keys.create(group.id, role, name, draws=self.draws)
+
 
 @asynccontextmanager
 async def opened_accounts(settings: Settings) -> AsyncIterator[Accounts]:
@@ -192,20 +204,6 @@ async def opened_accounts(settings: Settings) -> AsyncIterator[Accounts]:
 def _accounts(store: Store, clock: Clock, chance: Chance) -> Accounts:
     people = People(store, store, Argon2Passwords(), clock, chance)
     return Accounts(people, Groups(store, people), Keys(store, clock), clock, chance)
-
-
-async def create_key(settings: Settings, group_name: str, role: Role, *, create_group: bool) -> NewKey:
-    """Make an API key.
-
-    Raises: NotFound, when there is no such group and it is not to be made; whatever `opened_accounts` raises.
-    """
-    async with opened_accounts(settings) as accounts:
-        group = await accounts.groups.named(group_name)
-        if group is None:
-            if not create_group:
-                raise NotFound(f"There is no group named {group_name!r}: add --create-group to make it.")
-            group = await accounts.create_group(group_name)
-        return await accounts.keys.create(group.id, role, draws=accounts.draws)
 
 
 class _NoEngine:

@@ -19,12 +19,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gatepost import bootstrap, config, serving
 from gatepost.client import Api
+from gatepost.config import Settings
 from gatepost.domain.groups import Role
 from gatepost.domain.signatures import parse_secret
 from gatepost.ports import Chance, Clock
 from gatepost.receiver import Received, Receiver, Respond, not_found
 
 GROUP = "Demo"
+OWNER = "admin@localhost"
+TEAM = {"ann@localhost": "Ann", "ben@localhost": "Ben", "cleo@localhost": "Cleo"}
 RETRY_SCHEDULE_SECONDS = [1, 2, 4, 8]  # so short that a person sees a retry succeed
 LOOK_EVERY = timedelta(seconds=0.25)
 ACT_EVERY = timedelta(seconds=0.8)
@@ -56,15 +59,36 @@ async def demo(port: int | None, seconds: float | None) -> None:
                 https_only=False,
                 shutdown_seconds=5,
             )
-            key = await bootstrap.create_key(settings, GROUP, Role.ADMIN, create_group=True)
+            cast = await _cast(settings)
             own = [listener.getsockname()[:2]]
             gatepost = await stack.enter_async_context(bootstrap.running(settings, listeners=own))
             await stack.enter_async_context(serving.listening(gatepost.app, listener, grace_seconds=1))
-            show = Show(Api(serving.url_of(listener), key.text), bootstrap.system_clock(), bootstrap.system_chance())
+            api = Api(serving.url_of(listener), cast.key)
+            show = Show(api, cast, bootstrap.system_clock(), bootstrap.system_chance())
             receivers = stack.enter_context(serving.bind("127.0.0.1", 0))
             await stack.enter_async_context(serving.listening(show.receivers, receivers, grace_seconds=1))
             await show.run(serving.url_of(receivers), stopped, None if seconds is None else timedelta(seconds=seconds))
             gatepost.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class Cast:
+    """Who takes part: the owner's password, the ids of the team, and an API key of an admin."""
+
+    password: str
+    team: Sequence[str]
+    key: str
+
+
+async def _cast(settings: Settings) -> Cast:
+    async with bootstrap.opened_accounts(settings) as accounts:
+        owner = await accounts.people.create(OWNER, is_installation_owner=True, draws=accounts.draws)
+        key = await accounts.create_key(GROUP, Role.ADMIN, create_group=True)
+        team = []
+        for email, name in TEAM.items():
+            added = await accounts.groups.admit(key.key.group_id, email, Role.MEMBER, name=name, draws=accounts.draws)
+            team.append(added.member.user_id)
+        return Cast(owner.password or "", team, key.text)
 
 
 def _listener(port: int | None) -> Any:
@@ -99,6 +123,7 @@ class Show:
     """The receivers, the traffic and the view."""
 
     api: Api
+    cast: Cast
     clock: Clock
     chance: Chance
     apps: dict[str, ASGIApp] = field(default_factory=dict)
@@ -178,8 +203,9 @@ class Show:
         """Create a task, or drive one of those there are a step further."""
         if len(self.tasks) < 3 or self.chance.draw() < 0.3:
             title = TITLES[self.created % len(TITLES)]
+            assignee = self.cast.team[self.created % len(self.cast.team)]
             self.created += 1
-            task = await self._call("POST", "/api/tasks", {"title": title})
+            task = await self._call("POST", "/api/tasks", {"title": title, "assignedTo": assignee})
             self.titles[task["id"]] = title
         else:
             task = self.tasks.pop(int(self.chance.draw() * len(self.tasks)))
@@ -276,6 +302,7 @@ Gatepost is serving at {self.api.url}, the API's documentation at {self.api.url}
 Three webhooks point at receivers in this process: one is prompt, one often fails, one is slow.
 Each verifies what it gets as docs/receiving.md says. Everything is thrown away at the end.
 
+  Sign in: POST {self.api.url}/api/auth/login as {OWNER} with the password {self.cast.password}
   API key (admin of the group {GROUP!r}):
   {self.api.key}
 

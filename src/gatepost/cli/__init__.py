@@ -5,28 +5,22 @@ import json
 import re
 import socket
 import sys
-from collections.abc import Coroutine
 from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated
 
 import typer
-import uvloop
 
-from gatepost import __version__, bootstrap, client, config, logs, receiver, serving, stores
+from gatepost import __version__, bootstrap, client, logs, receiver, serving, stores
+from gatepost.cli.accounts import group_commands, key_commands, user_commands
+from gatepost.cli.common import EXIT_FAILED, EXIT_USAGE, JsonOption, StoreOption, fail, run, settings_of
 from gatepost.client import RequestFailed, UnusableUrl
-from gatepost.config import InvalidSettings, Settings
+from gatepost.config import InvalidSettings
 from gatepost.domain.errors import GatepostError, InvalidInput
-from gatepost.domain.groups import Role
 from gatepost.domain.signatures import SigningKey, parse_secret, sign_plain, sign_standard
 from gatepost.receiver import Message, Received, Receiver
 from gatepost.serving import CannotListen
-
-T = TypeVar("T")
-
-EXIT_FAILED = 1  # it was understood and could not be done
-EXIT_USAGE = 2  # what was given cannot be used
 
 root = typer.Typer(
     name="gatepost",
@@ -35,27 +29,15 @@ root = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # main() says in a sentence what is wrong; a bug shows its plain traceback
 )
-key_commands = typer.Typer(name="key", help="API keys of a group.", no_args_is_help=True)
-root.add_typer(key_commands)
+for commands in (user_commands, group_commands, key_commands):
+    root.add_typer(commands)
 bench_commands = typer.Typer(name="bench", help="How fast this machine delivers.", no_args_is_help=True)
 root.add_typer(bench_commands)
 
-StoreOption = Annotated[
-    str | None,
-    typer.Option(
-        "--store",
-        metavar="URL",
-        help="sqlite:///PATH, postgresql://… or mongodb://…; else GATEPOST_STORE.",
-        show_default=False,
-    ),
-]
 SecretsOption = Annotated[
     list[str] | None, typer.Option(metavar="whsec_…", help="A secret of the webhook; as often as it has live ones.")
 ]
 FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="The raw body; - is standard input.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
-
-
 _HOP_BY_HOP = frozenset({"host", "connection", "content-length", "transfer-encoding", "keep-alive"})
 
 
@@ -75,11 +57,11 @@ def main() -> None:
     try:
         root()
     except (InvalidSettings, InvalidInput, UnusableUrl) as error:
-        _fail(str(error), EXIT_USAGE)
+        fail(str(error), EXIT_USAGE)
     except (CannotListen, RequestFailed) as error:
-        _fail(str(error), EXIT_FAILED)
+        fail(str(error), EXIT_FAILED)
     except GatepostError as error:
-        _fail(error.detail, EXIT_FAILED)
+        fail(error.detail, EXIT_FAILED)
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stderr.close()
         raise SystemExit(EXIT_FAILED) from None
@@ -105,8 +87,8 @@ def serve(
     if engine not in ("on", "off"):
         raise typer.BadParameter("give on or off", param_hint="--engine")
     serving.raise_descriptor_limit()
-    settings = _settings(host=host, port=port, store=store)
-    _run(serving.serve(settings, with_engine=engine == "on"))
+    settings = settings_of(host=host, port=port, store=store)
+    run(serving.serve(settings, with_engine=engine == "on"))
 
 
 @root.command()
@@ -122,7 +104,7 @@ def worker(
     """
     address = _address(http) if http is not None else None
     serving.raise_descriptor_limit()
-    _run(serving.work(_settings(store=store), http=address))
+    run(serving.work(settings_of(store=store), http=address))
 
 
 @root.command()
@@ -132,28 +114,9 @@ def migrate(store: StoreOption = None) -> None:
     An SQLite file that is missing is made, and is also brought up to date at every start; a database on PostgreSQL or
     MongoDB only by this command.
     """
-    settings = _settings(store=store)
-    _run(stores.migrate(settings))
+    settings = settings_of(store=store)
+    run(stores.migrate(settings))
     typer.echo(f"{settings.store} is up to date.")
-
-
-@key_commands.command("create")
-def create_key(
-    group: Annotated[str, typer.Option(metavar="NAME", help="The group that the key acts in.")],
-    role: Annotated[Role, typer.Option(help="What the key may do.")],
-    create_group: Annotated[bool, typer.Option("--create-group", help="Make the group if there is none.")] = False,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Make an API key and show it, this once.
-
-    It is made straight in the store, whether a server is running on it or not.
-    """
-    made = _run(bootstrap.create_key(_settings(store=store), group, role, create_group=create_group))
-    if as_json:
-        typer.echo(json.dumps({"key": made.text, "groupId": made.key.group_id, "keyId": made.key.id}))
-    else:
-        typer.echo(made.text)
 
 
 @root.command()
@@ -186,7 +149,7 @@ def listen(
         return await _forward(forward_to, received) if forward_to else 204
 
     app = Receiver(keys, bootstrap.system_clock(), tell=tell, respond=respond)
-    _run(_listen(app, serving.bind(host, port)))
+    run(_listen(app, serving.bind(host, port)))
 
 
 @root.command()
@@ -203,7 +166,7 @@ def trigger(
     if event not in client.ROUTES:
         raise typer.BadParameter(f"give one of {', '.join(client.ROUTES)}", param_hint="EVENT")
     if not key:
-        _fail("There is no API key: give --key, or set GATEPOST_API_KEY. `gatepost key create` makes one.", EXIT_USAGE)
+        fail("There is no API key: give --key, or set GATEPOST_API_KEY. `gatepost key create` makes one.", EXIT_USAGE)
     task = client.trigger(client.Api(client.checked_url(url), key), event, title=title)
     typer.echo(json.dumps(task) if as_json else f"{event}: {task['id']} is {task['status']}, version {task['version']}")
 
@@ -220,7 +183,7 @@ def sign(
     """Print the headers that a body is sent with."""
     keys = _keys(secret)
     if message_id is not None and not re.fullmatch(r"[!-~]{1,200}", message_id):
-        _fail("--id cannot be used: give up to 200 visible ASCII characters without spaces.", EXIT_USAGE)
+        fail("--id cannot be used: give up to 200 visible ASCII characters without spaces.", EXIT_USAGE)
     body = _read(file)
     if timestamp is None:
         timestamp = int(bootstrap.system_clock().now().timestamp())
@@ -278,7 +241,7 @@ def run_demo(
     logs.configure(level="error", format=None)
     from gatepost.demo import demo
 
-    _run(demo(port, seconds))
+    run(demo(port, seconds))
 
 
 @bench_commands.command("deliver")
@@ -294,7 +257,7 @@ def bench_deliver(
     logs.configure(level="error", format=None)
     from gatepost import benchmark
 
-    figures = benchmark.report(_run(benchmark.bench_deliver(deliveries // 100 * 100, rounds)))
+    figures = benchmark.report(run(benchmark.bench_deliver(deliveries // 100 * 100, rounds)))
     typer.echo(json.dumps(figures) if as_json else benchmark.table(figures))
 
 
@@ -303,7 +266,7 @@ def bench_receiver() -> None:
     """Answer 200 to everything; `bench deliver` runs this in a process of its own."""
     from gatepost import benchmark
 
-    _run(benchmark.serve_receiver())
+    run(benchmark.serve_receiver())
 
 
 async def _listen(app: Receiver, listener: socket.socket) -> None:
@@ -326,14 +289,14 @@ async def _forward(url: str, received: Received) -> int:
 
 def _keys(secrets: list[str] | None) -> list[SigningKey]:
     if not secrets:
-        _fail("There is no secret: give --secret whsec_…, as the webhook's creation showed it.", EXIT_USAGE)
+        fail("There is no secret: give --secret whsec_…, as the webhook's creation showed it.", EXIT_USAGE)
     return [parse_secret(text) for text in secrets]
 
 
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        _fail(f"--header {text!r} cannot be used: write it as 'name: value'.", EXIT_USAGE)
+        fail(f"--header {text!r} cannot be used: write it as 'name: value'.", EXIT_USAGE)
     return name.strip().lower(), value.strip()
 
 
@@ -348,20 +311,4 @@ def _read(file: str) -> bytes:
     try:
         return sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
-        _fail(f"{file} cannot be read: {error.strerror}.", EXIT_USAGE)
-
-
-def _settings(**given: object) -> Settings:
-    settings = config.load(**given)
-    logs.configure(level=settings.log_level, format=settings.log_format)
-    return settings
-
-
-def _run(main: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
-
-
-def _fail(sentence: str, code: int) -> NoReturn:
-    typer.echo(f"gatepost: {sentence}", err=True)
-    raise SystemExit(code)
+        fail(f"{file} cannot be read: {error.strerror}.", EXIT_USAGE)
