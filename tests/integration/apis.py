@@ -9,6 +9,7 @@ from typing import Any
 
 import argon2
 import httpx2
+from tests.builders import make_user
 from tests.fakes import NumberedChance
 
 from gatepost.adapters.passwords import Argon2Passwords
@@ -94,6 +95,13 @@ class Api:
 
     async def new_task(self, **fields: Any) -> dict[str, Any]:
         return expect(await self.member.post("/api/tasks", {"title": "Water the plants", **fields}), 201)
+
+    async def new_person(self, role: Role = Role.MEMBER) -> str:
+        """Return the id of somebody who belongs to our group."""
+        user = make_user()
+        await self.store.add_user(user)
+        await self.store.add_member(self.group.id, user.id, role, now=user.created_at)
+        return user.id
 
     async def new_webhook(self, **fields: Any) -> dict[str, Any]:
         self._made += 1

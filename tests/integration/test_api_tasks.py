@@ -6,25 +6,28 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from tests.builders import make_user
 from tests.integration.apis import Api, expect, fields_of, problem
 
+from gatepost.domain.groups import Role
 from gatepost.domain.tasks import TaskChange
 from gatepost.ports import Saved
 
 
 def events_of(api: Api) -> list[str]:
     with closing(sqlite3.connect(api.folder / "gatepost.db")) as database:
-        return [event for (event,) in database.execute("SELECT event FROM events ORDER BY id")]
+        return [event for (event,) in database.execute("SELECT event FROM events ORDER BY rowid")]
 
 
 async def test_a_created_task_shows_every_field_and_its_history(api: Api) -> None:
+    ada = await api.new_person()
     answer = await api.member.post(
         "/api/tasks",
         {
             "groupId": api.group.id,
             "title": "Water the plants",
             "description": "Not the cactus",
-            "assignedTo": "usr_ada",
+            "assignedTo": ada,
             "difficulty": 3,
             "dueAt": "2026-12-01T10:00:00.5+01:00",
         },
@@ -38,7 +41,7 @@ async def test_a_created_task_shows_every_field_and_its_history(api: Api) -> Non
     changes = {
         "title": {"from": None, "to": "Water the plants"},
         "description": {"from": None, "to": "Not the cactus"},
-        "assignedTo": {"from": None, "to": "usr_ada"},
+        "assignedTo": {"from": None, "to": ada},
         "difficulty": {"from": None, "to": 3},
         "dueAt": {"from": None, "to": "2026-12-01T09:00:00.500Z"},
         "status": {"from": None, "to": "pending"},
@@ -57,7 +60,7 @@ async def test_a_created_task_shows_every_field_and_its_history(api: Api) -> Non
         "title": "Water the plants",
         "description": "Not the cactus",
         "status": "pending",
-        "assignedTo": "usr_ada",
+        "assignedTo": ada,
         "difficulty": 3,
         "dueAt": "2026-12-01T09:00:00.500Z",
         "externalId": None,
@@ -149,6 +152,17 @@ async def test_of_two_approvals_at_once_one_wins(api: Api) -> None:
     assert events_of(api).count("task.approved") == 1
 
 
+async def test_of_two_changes_of_one_version_at_once_one_wins(api: Api) -> None:
+    path = f"/api/tasks/{(await api.new_task())['id']}"
+    answers = await asyncio.gather(
+        *(api.member.put(path, {"title": title}, headers={"If-Match": '"1"'}) for title in ("One", "Two"))
+    )
+    assert sorted(answer.status_code for answer in answers) == [200, 409]
+    [refused] = [answer for answer in answers if answer.status_code == 409]
+    problem(refused, 409, "version_conflict")
+    assert events_of(api) == ["task.created", "task.updated"]
+
+
 async def test_changes_at_once_without_a_version_are_all_applied(api: Api) -> None:
     path = f"/api/tasks/{(await api.new_task())['id']}"
     answers = await asyncio.gather(*(api.member.put(path, {"title": f"Plant {n}"}) for n in range(4)))
@@ -169,16 +183,97 @@ async def test_tasks_are_listed_newest_first_in_pages(api: Api) -> None:
 
 
 async def test_tasks_are_listed_by_status_and_assignee(api: Api) -> None:
-    ann = await api.new_task(assignedTo="usr_ann")
-    await api.new_task(assignedTo="usr_ben")
-    expect(await api.member.post(f"/api/tasks/{ann['id']}/start"), 200)
+    ann, ben = await api.new_person(), await api.new_person()
+    task = await api.new_task(assignedTo=ann)
+    await api.new_task(assignedTo=ben)
+    expect(await api.member.post(f"/api/tasks/{task['id']}/start"), 200)
 
     async def listed(query: str) -> list[str]:
         return [item["assignedTo"] for item in expect(await api.member.get(f"/api/tasks?{query}"), 200)["items"]]
 
-    assert await listed("status=in_progress") == ["usr_ann"]
-    assert await listed("assignedTo=usr_ben") == ["usr_ben"]
-    assert await listed("assignedTo=usr_ben&status=in_progress") == []
+    assert await listed("status=in_progress") == [ann]
+    assert await listed(f"assignedTo={ben}") == [ben]
+    assert await listed(f"assignedTo={ben}&status=in_progress") == []
+
+
+async def test_tasks_are_searched_by_what_they_say_whatever_its_case(api: Api) -> None:
+    await api.new_task(title="Rosen GIESSEN", description="Am Balkon")
+    await api.new_task(title="100% of the stairs_")
+
+    async def found(text: str) -> list[str]:
+        page = expect(await api.member.get("/api/tasks", params={"q": text}), 200)
+        return [item["title"] for item in page["items"]]
+
+    assert await found("gießen") == ["Rosen GIESSEN"]
+    assert await found("balkon") == ["Rosen GIESSEN"]
+    assert await found("0%") == ["100% of the stairs_"]
+    assert await found("stairs_") == ["100% of the stairs_"]
+    assert await found("cactus") == []
+    for text in ("", "x" * 101):
+        answer = await api.member.get("/api/tasks", params={"q": text})
+        assert fields_of(problem(answer, 422, "validation_failed")) == ["q"]
+
+
+async def test_a_task_is_assigned_to_members_of_its_group_only(api: Api) -> None:
+    ann, stranger = await api.new_person(), make_user()
+    await api.store.add_user(stranger)
+    await api.store.add_member(api.other_group.id, stranger.id, Role.MEMBER, now=stranger.created_at)
+
+    def refused(answer: Any) -> None:
+        [error] = problem(answer, 422, "validation_failed")["errors"]
+        assert (error["loc"], error["code"]) == (["assignedTo"], "not_a_member")
+
+    for nobody in (stranger.id, "usr_" + "0" * 32):
+        refused(await api.member.post("/api/tasks", {"title": "T", "assignedTo": nobody}))
+    task = await api.new_task(assignedTo=ann)
+    refused(await api.member.put(f"/api/tasks/{task['id']}", {"assignedTo": stranger.id}))
+    assert events_of(api) == ["task.created"]
+
+
+async def test_a_task_keeps_the_assignee_who_has_left_the_group(api: Api) -> None:
+    ann = await api.new_person()
+    path = f"/api/tasks/{(await api.new_task(assignedTo=ann))['id']}"
+    assert await api.store.remove_member(api.group.id, ann) is Saved.DONE
+    same = expect(await api.member.put(path, {"title": "Water them", "assignedTo": ann}), 200)
+    assert same["assignedTo"] == ann
+    expect(await api.member.post(f"{path}/complete"), 200)
+    cleared = expect(await api.member.put(path, {"assignedTo": None}), 200)
+    assert cleared["assignedTo"] is None
+
+
+async def test_a_deleted_task_is_gone_and_nobody_is_told(api: Api) -> None:
+    task = await api.new_task()
+    path = f"/api/tasks/{task['id']}"
+    answer = await api.member.delete(path)
+    assert (answer.status_code, answer.content) == (204, b"")
+    for again in (
+        await api.member.get(path),
+        await api.member.delete(path),
+        await api.member.put(path, {"title": "Back"}),
+        await api.member.post(f"{path}/start"),
+    ):
+        problem(again, 404, "not_found")
+    assert expect(await api.member.get("/api/tasks"), 200)["items"] == []
+    assert events_of(api) == ["task.created"]
+    entries = await api.store.history(api.group.id, task["id"])
+    assert [(entry.version, entry.event) for entry in entries] == [(1, "task.created"), (2, "task.deleted")]
+
+
+async def test_a_deletion_of_an_older_version_is_a_conflict(api: Api) -> None:
+    path = f"/api/tasks/{(await api.new_task())['id']}"
+    expect(await api.member.post(f"{path}/start"), 200)
+    problem(await api.member.delete(path, headers={"If-Match": '"1"'}), 409, "version_conflict")
+    answer = await api.member.delete(path, headers={"If-Match": "2"})
+    assert fields_of(problem(answer, 422, "validation_failed")) == ["If-Match"]
+    assert (await api.member.delete(path, headers={"If-Match": '"2"'})).status_code == 204
+
+
+async def test_a_task_that_is_changed_and_deleted_at_once_is_deleted_in_the_end(api: Api) -> None:
+    path = f"/api/tasks/{(await api.new_task())['id']}"
+    started, deleted = await asyncio.gather(api.member.post(f"{path}/start"), api.member.delete(path))
+    assert deleted.status_code == 204
+    assert started.status_code in (200, 404)
+    problem(await api.member.get(path), 404, "not_found")
 
 
 @pytest.mark.parametrize(
