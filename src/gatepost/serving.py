@@ -121,7 +121,7 @@ async def listening(app: ASGIApp, listener: socket.socket, *, grace_seconds: flo
             interface="asgi3",
             log_config=None,
             access_log=False,
-            proxy_headers=False,  # an X-Forwarded-For is believed by nobody here, not even from loopback
+            proxy_headers=False,  # api/peers.py judges them; not even loopback is believed here
             server_header=False,
             date_header=False,
             lifespan="off",

@@ -3,11 +3,14 @@
 import re
 from pathlib import Path
 
+from fastapi.dependencies.models import Dependant
+
+from gatepost.api.once import OnceRoute
 from gatepost.api.problems import KINDS
-from gatepost.api.routes import deliveries, health, tasks, webhooks
+from gatepost.api.routes import auth, deliveries, events, groups, health, keys, swaps, tasks, webhooks
 
 ROOT = Path(__file__).resolve().parents[2]
-NOUNS = (tasks, webhooks, deliveries, health)
+NOUNS = (auth, groups, keys, tasks, swaps, events, webhooks, deliveries, health)
 ROUTES = [route for noun in NOUNS for route in noun.router.routes]
 ROW = re.compile(r"^\| `(?P<code>[a-z_]+)` \| (?P<status>\d{3}) \| [^|]+ \| [^|]+ \|$", re.MULTILINE)
 
@@ -25,9 +28,21 @@ def test_every_route_is_named_and_says_what_it_does() -> None:
         assert not route.summary.endswith("."), route
 
 
-def test_every_route_but_a_deletion_says_what_it_answers() -> None:
+def test_every_route_that_answers_something_says_what() -> None:
     silent = {route.operation_id for route in ROUTES if route.response_model is None}
-    assert silent == {route.operation_id for route in ROUTES if route.methods == {"DELETE"}}
+    assert silent == {route.operation_id for route in ROUTES if route.status_code == 204}
+
+
+def test_whatever_creates_may_be_asked_again_and_keeps_its_answer() -> None:
+    keyed = {route.operation_id for route in ROUTES if "Idempotency-Key" in headers_read_by(route.dependant)}
+    creators = {route.operation_id for route in ROUTES if route.status_code in (201, 202)}
+    assert keyed == creators | {"rotateWebhookSecret"}
+    assert all(isinstance(route, OnceRoute) for route in ROUTES if route.operation_id in keyed)
+
+
+def headers_read_by(dependant: Dependant) -> set[str]:
+    own = {field.alias for field in dependant.header_params}
+    return own.union(*(headers_read_by(each) for each in dependant.dependencies))
 
 
 def test_every_folder_of_routes_is_served() -> None:

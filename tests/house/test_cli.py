@@ -9,7 +9,7 @@ import typer.main
 from gatepost.cli import root
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text()
-SECTIONS = dict(re.findall(r"^## `(gatepost [a-z ]+)`\n(.*?)(?=^## |\Z)", PAGE, flags=re.MULTILINE | re.DOTALL))
+SECTIONS = dict(re.findall(r"^## `(gatepost [a-z -]+)`\n(.*?)(?=^## |\Z)", PAGE, flags=re.MULTILINE | re.DOTALL))
 
 
 def commands(command: object, name: str) -> Iterator[tuple[str, object]]:
