@@ -33,7 +33,7 @@ B = TypeVar("B")
 GroupId = Annotated[
     str | None, Query(alias="groupId", description="The group; whoever belongs to only one may leave it out.")
 ]
-GroupPath = Annotated[str, Path(alias="groupId")]
+GroupPath = Annotated[str, Path(alias="groupId", description="The group.")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from gatepost.api.event_types import EventType, event_types
 from gatepost.api.operations import REF, complete, content
 from gatepost.api.problems import KINDS, problem_example
 from gatepost.api.schemas.shapes import Problem, id_pattern
-from gatepost.domain.events import EVENT_TYPE_LIMIT, EVENT_TYPE_PATTERN, Json
+from gatepost.domain.events import EVENT_TYPE_LIMIT, EVENT_TYPE_PATTERN, TASK_EVENTS, Json
 
 Limit = Annotated[int, Query(ge=1, le=200, description="How many at most.")]
 Cursor = Annotated[str | None, Query(max_length=200, description="The nextCursor of the page before.")]
@@ -54,7 +54,7 @@ def document(app: FastAPI) -> Json:
         routes=app.routes,
         tags=[{"name": name, "description": text} for name, text in _TAGS.items() if _is_used(name, routes)],
     )
-    types = event_types()
+    types = [each for each in event_types() if each.event in TASK_EVENTS]
     schemas = _schemas(made, types)
     made["components"] = {
         "schemas": schemas,

@@ -59,6 +59,13 @@ def complete(operation: Json, route: APIRoute, method: str, schemas: Json) -> No
         _add_problem(responses, code)
 
 
+def dependencies_of(dependant: Dependant) -> Iterator[Any]:
+    """Return every function that a route depends on, however far below."""
+    for each in dependant.dependencies:
+        yield each.call
+        yield from dependencies_of(each)
+
+
 def _complete_answer(answer: Json, operation: Json, route: APIRoute, schemas: Json) -> None:
     if route.response_model is not None:
         _add_example(answer, schemas)
@@ -78,7 +85,7 @@ def _problems(operation: Json, route: APIRoute, method: str) -> Iterator[str]:
     """Say with which codes an operation answers because of what it is."""
     yield "internal"
     parameters = operation.get("parameters", [])
-    role = next((ROLES[call] for call in _dependencies(route.dependant) if call in ROLES), None)
+    role = next((ROLES[call] for call in dependencies_of(route.dependant) if call in ROLES), None)
     if operation.get("security") != []:
         yield from ("unauthenticated", "store_unavailable")
         if method not in _SAFE_METHODS:
@@ -112,11 +119,4 @@ def _is_keyed(operation: Json) -> bool:
 
 
 def _must_be_signed_in(route: APIRoute) -> bool:
-    return get_args(SignedInCall)[1].dependency in _dependencies(route.dependant)
-
-
-def _dependencies(dependant: Dependant) -> Iterator[Any]:
-    """Return every function that a route depends on, however far below."""
-    for each in dependant.dependencies:
-        yield each.call
-        yield from _dependencies(each)
+    return get_args(SignedInCall)[1].dependency in dependencies_of(route.dependant)

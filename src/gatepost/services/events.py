@@ -42,7 +42,8 @@ class Events:
         An id that the group has an event of already changes nothing: the first one stands.
         Raises: InvalidInput; PayloadTooLarge; StoreUnavailable, with nothing written.
         """
-        occasion = occasion_of(caller, event_id or draws.chance.new_id("evt"), draws.at)
+        own_id = draws.chance.new_id("evt") if event_id is None else event_id
+        occasion = occasion_of(caller, own_id, draws.at)
         published = rules.publish(event, data, group_id=caller.group_id, occasion=occasion)
         await self._emitter.emit(published, partial(self._events.publish, caller.group_id, published))
         return published.id

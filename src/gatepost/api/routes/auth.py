@@ -18,7 +18,7 @@ from gatepost.services.people import NewSession
 
 router = APIRouter(tags=["auth"])
 
-SessionId = Annotated[str, Path(alias="sessionId", pattern=id_pattern("ses"))]
+SessionId = Annotated[str, Path(alias="sessionId", pattern=id_pattern("ses"), description="The session.")]
 ChangePassword = Annotated[OwnCall[schemas.PasswordChange], Depends(signed_in(schemas.PasswordChange))]
 
 

@@ -16,7 +16,7 @@ from gatepost.ports import Page
 
 router = APIRouter(tags=["groups"], route_class=OnceRoute)
 
-UserId = Annotated[str, Path(alias="userId", pattern=id_pattern("usr"))]
+UserId = Annotated[str, Path(alias="userId", pattern=id_pattern("usr"), description="The member.")]
 Create = Annotated[OwnCall[schemas.GroupCreate], Depends(signed_in(schemas.GroupCreate, keyed=True))]
 InGroup = Annotated[Call[None], Depends(reading_group(Role.MEMBER))]
 Add = Annotated[Call[schemas.MemberAdd], Depends(changing_group(schemas.MemberAdd, Role.ADMIN, keyed=True))]

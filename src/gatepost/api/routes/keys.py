@@ -15,7 +15,7 @@ from gatepost.domain.groups import Role
 
 router = APIRouter(tags=["api-keys"], route_class=OnceRoute)
 
-KeyId = Annotated[str, Path(alias="keyId", pattern=id_pattern("key"))]
+KeyId = Annotated[str, Path(alias="keyId", pattern=id_pattern("key"), description="The API key.")]
 Look = Annotated[Call[None], Depends(reading_group(Role.ADMIN))]
 Create = Annotated[Call[schemas.KeyCreate], Depends(changing_group(schemas.KeyCreate, Role.ADMIN, keyed=True))]
 
