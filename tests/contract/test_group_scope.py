@@ -20,18 +20,19 @@ from tests.builders import (
     new_id,
 )
 from tests.contract.backends import Store
-from tests.contract.steps import add_member, add_webhook, detail, pokes_of, save
+from tests.contract.steps import add_member, add_webhook, detail, pokes_of, proposed, publish, save
 from tests.fakes import NOW
 
 from gatepost import ports
-from gatepost.domain import tasks
+from gatepost.domain import swaps, tasks
 from gatepost.domain.deliveries import Delivery, replayed
 from gatepost.domain.events import Event
 from gatepost.domain.groups import ApiKey, Role
 from gatepost.domain.people import User
+from gatepost.domain.swaps import Swap, SwapApproval
 from gatepost.domain.tasks import Task
 from gatepost.domain.webhooks import Webhook, with_changes
-from gatepost.ports import DeliveryQuery, Page, Saved, TaskQuery
+from gatepost.ports import DeliveryQuery, EventQuery, Page, Saved, TaskQuery
 
 STORE_PORTS = [
     ports.GroupStore,
@@ -59,6 +60,8 @@ class Belongings:
     webhook: Webhook
     event: Event
     delivery: Delivery
+    swap: Swap
+    approval: SwapApproval
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ async def theirs(store: Store) -> Belongings:
     change = make_task_change()
     delivery = make_delivery(change.event, webhook)
     await save(store, change, delivery)
-    return Belongings(person, key, change.task, webhook, change.event, delivery)
+    return Belongings(person, key, change.task, webhook, change.event, delivery, *await proposed(store))
 
 
 @pytest.fixture
@@ -114,6 +117,19 @@ async def subscribe_to_nothing(store: Store, stranger: str, theirs: Belongings) 
     return list((await store.subscriptions(stranger)).items)
 
 
+async def propose_their_swap(store: Store, stranger: str, theirs: Belongings) -> object:
+    return await store.add_swap(stranger, replace(theirs.swap, id=new_id("swp"), group_id=stranger))
+
+
+async def approve_their_swap(store: Store, stranger: str, theirs: Belongings) -> object:
+    version = (await store.subscriptions(stranger)).version
+    return await store.approve_swap(stranger, theirs.approval, [], webhooks_version=version)
+
+
+async def publish_under_their_id(store: Store, stranger: str, theirs: Belongings) -> object:
+    return await publish(store, make_event(id=theirs.event.id, group_id=stranger, tasks=(), body=b"{}"))
+
+
 async def replay_their_event(store: Store, stranger: str, theirs: Belongings) -> object:
     replay = replayed(theirs.delivery, new_id("dlv"), max_attempts=3, now=NOW)
     return await store.add_replay(stranger, replace(replay, group_id=stranger))
@@ -135,6 +151,26 @@ ASKED: dict[str, tuple[Call, object]] = {
     "history": (lambda store, group, theirs: listed(store.history(group, theirs.task.id)), []),
     "tasks": (lambda store, group, theirs: paged(store.tasks(group, TaskQuery(), limit=10, before=None)), NOTHING),
     "save_change": (start_their_task, Saved.STALE),
+    "delete_task": (
+        lambda store, group, theirs: store.delete_task(group, tasks.delete(theirs.task, make_occasion())),
+        Saved.STALE,
+    ),
+    "add_swap": (propose_their_swap, Saved.STALE),
+    "swap": (lambda store, group, theirs: store.swap(group, theirs.swap.id), None),
+    "swaps": (lambda store, group, theirs: paged(store.swaps(group, None, limit=10, before=None)), NOTHING),
+    "approve_swap": (approve_their_swap, Saved.EXISTS),
+    "reject_swap": (
+        lambda store, group, theirs: store.reject_swap(group, swaps.reject(theirs.swap, "usr_eve", now=LATER)),
+        Saved.EXISTS,
+    ),
+    "publish": (publish_under_their_id, Saved.DONE),
+    "events": (
+        lambda store, group, theirs: paged(
+            store.events(group, EventQuery(task_id=theirs.task.id), limit=10, before=None)
+        ),
+        NOTHING,
+    ),
+    "routing": (lambda store, group, theirs: store.routing(group, theirs.event.id), None),
     "group": (ask_for_itself, True),
     "members": (lambda store, group, theirs: paged(store.members(group, limit=10, before=None)), NOTHING),
     "member": (lambda store, group, theirs: store.member(group, theirs.person.id), None),
@@ -223,6 +259,9 @@ async def everything_of(store: Store, theirs: Belongings) -> list[object]:
         await store.task(GROUP_ID, theirs.task.id),
         list(await store.history(GROUP_ID, theirs.task.id)),
         await paged(store.tasks(GROUP_ID, TaskQuery(), limit=10, before=None)),
+        await paged(store.swaps(GROUP_ID, None, limit=10, before=None)),
+        await paged(store.events(GROUP_ID, EventQuery(), limit=10, before=None)),
+        await store.routing(GROUP_ID, theirs.event.id),
         await store.subscriptions(GROUP_ID),
         await paged(store.webhooks(GROUP_ID, limit=10, before=None)),
         await paged(store.deliveries(GROUP_ID, DeliveryQuery(), limit=10, before=None)),

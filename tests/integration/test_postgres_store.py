@@ -3,8 +3,9 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import asyncpg
 import pytest
 from tests.builders import make_delivery, make_request, make_task_change
 from tests.contract.backends import SECRET_KEY, Postgres18Backend
-from tests.contract.steps import ADA, EVE, LEASE, add_webhook, emit_one, lease, read, save
+from tests.contract.steps import ADA, EVE, LEASE, add_webhook, emit_one, lease, proposed, read, save
 from tests.fakes import NOW
 from tests.integration.postgres_rigs import ask, end_connections, postgres_database
 
@@ -25,12 +26,14 @@ from gatepost.adapters.storage import (
     sql_attempts,
     sql_deliveries,
     sql_emitting,
+    sql_events,
     sql_groups,
     sql_keys,
     sql_lanes,
     sql_owners,
     sql_people,
     sql_requests,
+    sql_swaps,
     sql_tasks,
     sql_webhooks,
 )
@@ -40,7 +43,9 @@ from gatepost.adapters.storage.postgres_dialect import in_postgres
 from gatepost.adapters.storage.rows import ATTEMPT_TYPES, to_ms
 from gatepost.domain.deliveries import Status
 from gatepost.domain.errors import StoreUnavailable
-from gatepost.ports import DeliveryQuery, KeptAnswer, Saved
+from gatepost.domain.swaps import SwapStatus
+from gatepost.domain.tasks import TaskStatus
+from gatepost.ports import DeliveryQuery, EventQuery, KeptAnswer, Saved, TaskQuery
 
 BOX = SecretBox(SECRET_KEY)
 ONE = migrating.Migration(1, "0001_one.sql", "CREATE TABLE one (n bigint);")
@@ -401,13 +406,72 @@ ACCOUNT_QUERIES: dict[str, tuple[str, str, set[str]]] = {
     "keep answer": (sql_requests.KEEP_ANSWER, "", {"requests_pkey"}),
     "answer": (sql_requests.ANSWER, "", {"requests_pkey"}),
 }
-LISTS = {
-    "of a group": (DeliveryQuery(), "deliveries_of_group"),
-    "of a group, by status": (DeliveryQuery(status=Status.FAILED), "deliveries_of_group"),
-    "of a webhook": (DeliveryQuery(webhook_id="wh"), "deliveries_of_webhook"),
-    "of a task": (DeliveryQuery(task_id="tsk"), "deliveries_of_event"),
-    "of a task and a webhook": (DeliveryQuery(task_id="tsk", webhook_id="wh"), "deliveries_of_event"),
-    "dead letters": (DeliveryQuery(status=Status.DEAD_LETTER), "deliveries_dead"),
+TASK_QUERIES: dict[str, tuple[str, str, set[str]]] = {
+    "task": (sql_tasks.TASK, "", {"tasks_pkey"}),
+    "history": (sql_tasks.HISTORY, "", {"task_history_pkey"}),
+    "save task": (sql_tasks.SAVE_TASK, "", {"tasks_pkey"}),
+    "delete task": (sql_tasks.DELETE_TASK, "", {"tasks_pkey"}),
+    "line of history": (sql_tasks.HISTORY_LINE, "", {"task_history_pkey"}),
+    "swap": (sql_swaps.SWAP, "", {"swaps_pkey"}),
+    "status of a swap": (sql_swaps.STATUS, "", {"swaps_pkey"}),
+    "versions of tasks": (sql_swaps.VERSIONS, "", {"tasks_pkey"}),
+    "open swaps": (sql_swaps.OPEN, "", {"open_swaps_pkey"}),
+    "decide swap": (sql_swaps.DECIDE, "", {"swaps_pkey"}),
+    "close swap": (sql_swaps.CLOSE, "", {"open_swaps_pkey"}),
+    "event and version": (sql_events.EVENT_AND_VERSION, "", {"events_pkey"}),
+    "revisions": (sql_events.REVISIONS, "", {"webhook_revisions_pkey"}),
+    "last revision": (sql_webhooks.LAST_REVISION, "", {"webhook_revisions_pkey"}),
+    "routed webhooks": (sql_events.ROUTED_WEBHOOKS, "", {"webhooks_pkey"}),
+    "first deliveries": (sql_events.FIRST_DELIVERIES, "", {"deliveries_of_event"}),
+    "webhook is there": (sql_webhooks.IS_THERE, "", {"webhooks_pkey"}),
+    "delivery is there": (sql_deliveries.IS_THERE, "", {"deliveries_pkey"}),
+}
+# Each list's statement, but for where its page begins, and the index to go along.
+LISTS: dict[str, tuple[Callable[[str | None], tuple[str, Any]], str]] = {
+    "deliveries": (partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery()), "deliveries_of_group"),
+    "deliveries of a status": (
+        partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery(status=Status.FAILED)),
+        "deliveries_of_group",
+    ),
+    "deliveries of a webhook": (
+        partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery(webhook_id="wh")),
+        "deliveries_of_webhook",
+    ),
+    "deliveries of a task": (
+        partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery(task_id="tsk")),
+        "deliveries_of_event",
+    ),
+    "deliveries of a task and a webhook": (
+        partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery(task_id="tsk", webhook_id="wh")),
+        "deliveries_of_event",
+    ),
+    "dead letters": (
+        partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery(status=Status.DEAD_LETTER)),
+        "deliveries_dead",
+    ),
+    "tasks": (partial(sql_tasks.tasks_statement, "grp", TaskQuery()), "tasks_pkey"),
+    "tasks with a text": (partial(sql_tasks.tasks_statement, "grp", TaskQuery(text="rose")), "tasks_pkey"),
+    "tasks of a status": (
+        partial(sql_tasks.tasks_statement, "grp", TaskQuery(status=TaskStatus.PENDING)),
+        "tasks_of_status",
+    ),
+    "tasks of a person": (
+        partial(sql_tasks.tasks_statement, "grp", TaskQuery(assigned_to="usr", text="rose")),
+        "tasks_of_person",
+    ),
+    "swaps": (partial(sql_swaps.swaps_statement, "grp", None), "swaps_pkey"),
+    "pending swaps": (partial(sql_swaps.swaps_statement, "grp", SwapStatus.PENDING), "swaps_pending"),
+    "swaps of a status": (partial(sql_swaps.swaps_statement, "grp", SwapStatus.REJECTED), "swaps_pkey"),
+    "events": (partial(sql_events.events_statement, "grp", EventQuery()), "events_of_group"),
+    "events of a type": (
+        partial(sql_events.events_statement, "grp", EventQuery(event="task.created")),
+        "events_of_group",
+    ),
+    "events of a task": (partial(sql_events.events_statement, "grp", EventQuery(task_id="tsk")), "event_tasks_pkey"),
+    "events of a task and a type": (
+        partial(sql_events.events_statement, "grp", EventQuery(task_id="tsk", event="task.created")),
+        "event_tasks_pkey",
+    ),
 }
 # Indexes that hold only what is looked for may be walked from end to end.
 WALKED = {"installation_owners", "lanes_leased", "webhooks_deleted"}
@@ -420,13 +484,13 @@ async def test_what_is_asked_is_found_by_index(database: Postgres18Backend, size
     connection = await connect(database.url, plan_cache_mode="force_generic_plan")
     wrong = {}
 
-    for name, (sql, types, indexes) in (ENGINE_QUERIES | ACCOUNT_QUERIES).items():
+    for name, (sql, types, indexes) in (ENGINE_QUERIES | ACCOUNT_QUERIES | TASK_QUERIES).items():
         found, faults = await plan_of(connection, in_postgres(sql, types))
         if faults or not indexes <= found:
             wrong[name] = (faults, found)
-    for name, (query, index) in LISTS.items():
-        for before in (None, "dlv_"):
-            sql, _ = sql_deliveries.deliveries_statement("grp", query, before)
+    for name, (statement, index) in LISTS.items():
+        for before in (None, "1.x"):
+            sql, _ = statement(before)
             found, faults = await plan_of(connection, in_postgres(sql))
             if faults or index not in found:
                 wrong[f"list {name}, before {before}"] = (faults, found)
@@ -470,12 +534,24 @@ INSERT INTO requests SELECT 'req_' || n, '', '', n, '' FROM generate_series(1, 2
 """
 
 
+COPIED = {
+    "tasks": "id",
+    "task_history": "task_id",
+    "swaps": "id",
+    "open_swaps": "task_id",
+    "events": "id",
+    "event_tasks": "task_id",
+    "webhook_revisions": "webhook_id",
+}
+
+
 async def fill(database: Postgres18Backend) -> None:
     """Put thousands of rows into the tables, of deliveries hundreds of unfinished ones, and let them be counted."""
     store = await database.open()
     webhooks = [await add_webhook(store) for _ in range(20)]
     change = make_task_change()
     assert await save(store, change, *(make_delivery(change.event, webhook) for webhook in webhooks)) is Saved.DONE
+    await proposed(store)
     async with database.connected() as connection:
         await connection.execute("""
             INSERT INTO deliveries
@@ -488,6 +564,12 @@ async def fill(database: Postgres18Backend) -> None:
             FROM lanes, generate_series(1, 200) n
         """)
         await connection.execute(ACCOUNTS)
+        for table, key in COPIED.items():
+            await connection.execute(f"""
+                INSERT INTO {table} SELECT (jsonb_populate_record(t, jsonb_build_object('{key}', t.{key} || n))).*
+                FROM {table} t, generate_series(1, 2000) n
+            """)
+        await connection.execute("UPDATE tasks SET status = right(id, 1)")
         await connection.execute("ANALYZE")
 
 

@@ -5,9 +5,10 @@ import re
 import sqlite3
 import stat
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,14 @@ from gatepost.adapters.storage import (
     sql_attempts,
     sql_deliveries,
     sql_emitting,
+    sql_events,
     sql_groups,
     sql_keys,
     sql_lanes,
     sql_owners,
     sql_people,
     sql_requests,
+    sql_swaps,
     sql_tasks,
     sql_webhooks,
     sqlite_lanes,
@@ -53,7 +56,9 @@ from gatepost.adapters.system import SystemClock
 from gatepost.domain.deliveries import QueuedDelivery, Status
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.people import LIFETIME
-from gatepost.ports import DeliveryQuery, Saved
+from gatepost.domain.swaps import SwapStatus
+from gatepost.domain.tasks import TaskStatus
+from gatepost.ports import DeliveryQuery, EventQuery, Saved, TaskQuery
 
 KEY = bytes(range(32))
 
@@ -592,13 +597,72 @@ ACCOUNT_QUERIES: dict[str, tuple[str, int, list[str]]] = {
     "keep answer": (sql_requests.KEEP_ANSWER, 0, ["PRIMARY KEY (id=?)"]),
     "answer": (sql_requests.ANSWER, 0, ["PRIMARY KEY (id=?)"]),
 }
-LISTS = {
-    "of a group": (DeliveryQuery(), "deliveries_of_group"),
-    "of a group, by status": (DeliveryQuery(status=Status.FAILED), "deliveries_of_group"),
-    "of a webhook": (DeliveryQuery(webhook_id="wh"), "deliveries_of_webhook"),
-    "of a task": (DeliveryQuery(task_id="tsk"), "deliveries_of_event"),
-    "of a task and a webhook": (DeliveryQuery(task_id="tsk", webhook_id="wh"), "deliveries_of_event"),
-    "dead letters": (DeliveryQuery(status=Status.DEAD_LETTER), "deliveries_dead"),
+TASK_QUERIES: dict[str, tuple[str, int, list[str]]] = {
+    "task": (sql_tasks.TASK, 0, ["PRIMARY KEY (group_id=? AND id=?)"]),
+    "history": (sql_tasks.HISTORY, 0, ["PRIMARY KEY (task_id=?)"]),
+    "save task": (sql_tasks.SAVE_TASK, 0, ["PRIMARY KEY (group_id=? AND id=?)"]),
+    "delete task": (sql_tasks.DELETE_TASK, 0, ["PRIMARY KEY (group_id=? AND id=?)"]),
+    "line of history": (sql_tasks.HISTORY_LINE, 0, ["PRIMARY KEY (task_id=? AND version=?)"]),
+    "swap": (sql_swaps.SWAP, 0, ["PRIMARY KEY (group_id=? AND id=?)"]),
+    "status of a swap": (sql_swaps.STATUS, 0, ["PRIMARY KEY (group_id=? AND id=?)"]),
+    "versions of tasks": (sql_swaps.VERSIONS, 0, ["PRIMARY KEY (group_id=? AND id=?)"]),
+    "open swaps": (sql_swaps.OPEN, 0, ["PRIMARY KEY (group_id=? AND task_id=?)"]),
+    "decide swap": (sql_swaps.DECIDE, 0, ["PRIMARY KEY (group_id=? AND id=?)"]),
+    "close swap": (sql_swaps.CLOSE, 0, ["PRIMARY KEY (group_id=? AND task_id=?)"]),
+    "event and version": (sql_events.EVENT_AND_VERSION, 0, ["sqlite_autoindex_events_1 (group_id=? AND id=?)"]),
+    "revisions": (sql_events.REVISIONS, 0, ["PRIMARY KEY (group_id=?)"]),
+    "last revision": (sql_webhooks.LAST_REVISION, 0, ["PRIMARY KEY (group_id=? AND webhook_id=?)"]),
+    "routed webhooks": (sql_events.ROUTED_WEBHOOKS, 0, ["PRIMARY KEY (id=?)"]),
+    "first deliveries": (sql_events.FIRST_DELIVERIES, 0, ["deliveries_of_event (event_id=?)"]),
+    "webhook is there": (sql_webhooks.IS_THERE, 0, ["PRIMARY KEY (id=?)"]),
+    "delivery is there": (sql_deliveries.IS_THERE, 0, ["PRIMARY KEY (id=?)"]),
+}
+# Each list's statement, but for where its page begins, and the index to go along.
+LISTS: dict[str, tuple[Callable[[str | None], tuple[str, Any]], str]] = {
+    "deliveries": (partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery()), "deliveries_of_group"),
+    "deliveries of a status": (
+        partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery(status=Status.FAILED)),
+        "deliveries_of_group",
+    ),
+    "deliveries of a webhook": (
+        partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery(webhook_id="wh")),
+        "deliveries_of_webhook",
+    ),
+    "deliveries of a task": (
+        partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery(task_id="tsk")),
+        "deliveries_of_event",
+    ),
+    "deliveries of a task and a webhook": (
+        partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery(task_id="tsk", webhook_id="wh")),
+        "deliveries_of_event",
+    ),
+    "dead letters": (
+        partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery(status=Status.DEAD_LETTER)),
+        "deliveries_dead",
+    ),
+    "tasks": (partial(sql_tasks.tasks_statement, "grp", TaskQuery()), "PRIMARY KEY (group_id=?"),
+    "tasks with a text": (partial(sql_tasks.tasks_statement, "grp", TaskQuery(text="rose")), "PRIMARY KEY (group_id=?"),
+    "tasks of a status": (
+        partial(sql_tasks.tasks_statement, "grp", TaskQuery(status=TaskStatus.PENDING)),
+        "tasks_of_status",
+    ),
+    "tasks of a person": (
+        partial(sql_tasks.tasks_statement, "grp", TaskQuery(assigned_to="usr", text="rose")),
+        "tasks_of_person",
+    ),
+    "swaps": (partial(sql_swaps.swaps_statement, "grp", None), "PRIMARY KEY (group_id=?"),
+    "pending swaps": (partial(sql_swaps.swaps_statement, "grp", SwapStatus.PENDING), "swaps_pending"),
+    "swaps of a status": (partial(sql_swaps.swaps_statement, "grp", SwapStatus.REJECTED), "PRIMARY KEY (group_id=?"),
+    "events": (partial(sql_events.events_statement, "grp", EventQuery()), "events_of_group"),
+    "events of a type": (
+        partial(sql_events.events_statement, "grp", EventQuery(event="task.created")),
+        "events_of_group",
+    ),
+    "events of a task": (partial(sql_events.events_statement, "grp", EventQuery(task_id="tsk")), "event_tasks"),
+    "events of a task and a type": (
+        partial(sql_events.events_statement, "grp", EventQuery(task_id="tsk", event="task.created")),
+        "event_tasks",
+    ),
 }
 # A walk along an index that holds only what is looked for, or over rows that the statement brings itself.
 HARMLESS_SCAN = re.compile(
@@ -608,9 +672,9 @@ HARMLESS_SCAN = re.compile(
 )
 
 
-@pytest.mark.parametrize("name", [*ENGINE_QUERIES, *ACCOUNT_QUERIES])
+@pytest.mark.parametrize("name", [*ENGINE_QUERIES, *ACCOUNT_QUERIES, *TASK_QUERIES])
 def test_what_is_asked_is_found_by_index(empty: sqlite3.Connection, name: str) -> None:
-    sql, columns, indexes = (ENGINE_QUERIES | ACCOUNT_QUERIES)[name]
+    sql, columns, indexes = (ENGINE_QUERIES | ACCOUNT_QUERIES | TASK_QUERIES)[name]
 
     steps = plan_of(empty, threads.over_rows(sql, 3, columns) if columns else sql)
 
@@ -619,10 +683,10 @@ def test_what_is_asked_is_found_by_index(empty: sqlite3.Connection, name: str) -
 
 
 @pytest.mark.parametrize("name", LISTS)
-@pytest.mark.parametrize("before", [None, "dlv_"])
+@pytest.mark.parametrize("before", [None, "1.x"])
 def test_what_people_list_is_found_by_index(empty: sqlite3.Connection, name: str, before: str | None) -> None:
-    query, index = LISTS[name]
-    sql, _ = sql_deliveries.deliveries_statement("grp", query, before)
+    statement, index = LISTS[name]
+    sql, _ = statement(before)
 
     steps = plan_of(empty, sql)
 

@@ -47,7 +47,7 @@ SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE delivery_id = ? ORDER BY started_at
 """
 _EVENT = f"SELECT {EVENT} FROM events WHERE group_id = ? AND id = ?"
 
-_IS_THERE = "SELECT 1 FROM deliveries WHERE id = ? AND group_id || '' = ?"
+IS_THERE = "SELECT 1 FROM deliveries WHERE id = ? AND group_id || '' = ?"
 _BYTES = "SELECT body, hop FROM events WHERE group_id = ? AND id = ?"
 _ADD_REPLAY = f"""
 INSERT INTO deliveries ({DELIVERY_COLUMNS}, replay_key)
@@ -117,7 +117,7 @@ def _delivery(group_id: str, webhook_id: str, delivery_id: str) -> Script[Delive
 
 
 def _add_replay(group_id: str, delivery: Delivery) -> Script[Emitted]:
-    if (yield fetch(_IS_THERE, (delivery.id, group_id))):
+    if (yield fetch(IS_THERE, (delivery.id, group_id))):
         return Emitted(Saved.DONE)
     rows = yield fetch(_BYTES, (group_id, delivery.event_id))
     if not rows:

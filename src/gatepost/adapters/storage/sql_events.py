@@ -12,7 +12,7 @@ from gatepost.domain.webhooks import Subscription
 from gatepost.ports import EventQuery, Page, RoutedWebhook, Routing, Saved
 
 # Newest first. The conditions of a query are appended.
-_EVENTS = f"SELECT {EVENT} FROM events WHERE group_id = ?"
+_EVENTS = f"SELECT {EVENT} FROM events WHERE group_id = ? AND created_at >= 0"
 # A task has few events and a group has many: from the task's side. `+ 0` keeps the planner from walking the group's.
 _EVENTS_OF_TASK = f"""
 SELECT {EVENT} FROM events

@@ -6,7 +6,7 @@ of a task locks that task only, and emits lock neither webhooks nor their group:
 
 from collections.abc import Mapping, Sequence
 
-from gatepost.adapters.storage.paging import page_of
+from gatepost.adapters.storage.paging import AFTER_ALL, page_of
 from gatepost.adapters.storage.rows import SWAP_COLUMNS, Row, swap_from, swap_row, to_ms_or_none
 from gatepost.adapters.storage.scripts import (
     IN_LIST,
@@ -31,11 +31,11 @@ _SWAPS = f"SELECT {SWAP_COLUMNS} FROM swaps WHERE group_id = ?"
 
 VERSIONS = f"SELECT id, version FROM tasks WHERE group_id = ? AND id {IN_LIST} AND {IS_LIVE} ORDER BY id {LOCKED}"
 OPEN = f"SELECT swap_id FROM open_swaps WHERE group_id = ? AND task_id {IN_LIST}"
-_STATUS = f"SELECT status FROM swaps WHERE group_id = ? AND id = ? {LOCKED}"
+STATUS = f"SELECT status FROM swaps WHERE group_id = ? AND id = ? {LOCKED}"
 
 _ADD = f"INSERT INTO swaps ({SWAP_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_OPEN = "INSERT INTO open_swaps (group_id, task_id, swap_id) VALUES {rows}"
-_DECIDE = """
+DECIDE = """
 UPDATE swaps SET status = ?, decided_by = ?, decided_at = ? WHERE group_id = ? AND id = ? AND status || '' = 'pending'
 """
 CLOSE = f"DELETE FROM open_swaps WHERE group_id = ? AND task_id {IN_LIST} AND swap_id = ?"
@@ -93,9 +93,15 @@ def _swaps(group_id: str, status: SwapStatus | None, limit: int, before: str | N
 
 def swaps_statement(group_id: str, status: SwapStatus | None, before: str | None) -> tuple[str, Row]:
     """Return the list's statement and all its parameters but the last, the limit."""
-    conditions = {"status = ?": status and status.value, "id < ?": before}
+    base = _SWAPS
+    conditions: dict[str, str | None] = {"id < ?": before or AFTER_ALL}
+    # Pending ones have an index of their own, which SQLite takes only when it can read the status in the statement.
+    if status is SwapStatus.PENDING:
+        base += " AND status = 'pending'"
+    else:
+        conditions["status = ?"] = status and status.value
     asked = {sql: value for sql, value in conditions.items() if value is not None}
-    return " AND ".join([_SWAPS, *asked]) + " ORDER BY id DESC LIMIT ?", (group_id, *asked.values())
+    return " AND ".join([base, *asked]) + " ORDER BY id DESC LIMIT ?", (group_id, *asked.values())
 
 
 def _approve_swap(
@@ -106,7 +112,7 @@ def _approve_swap(
     told = yield from before_emit(group_id, event.id, webhooks_version)
     if told is not None:
         return Emitted(told)
-    status = yield fetch(_STATUS, (group_id, swap.id))
+    status = yield fetch(STATUS, (group_id, swap.id))
     if not status or status[0][0] != SwapStatus.PENDING:
         # The other one of two equal writes may have been first, while this one waited for its row.
         told = yield from before_emit(group_id, event.id, webhooks_version)
@@ -128,7 +134,7 @@ def _reject_swap(group_id: str, swap: Swap) -> Script[Saved]:
 def _decide(group_id: str, swap: Swap) -> Script[bool]:
     """Write a decision and free the tasks; False unless the swap is pending."""
     decision = (swap.status.value, swap.decided_by, to_ms_or_none(swap.decided_at))
-    if not (yield execute(_DECIDE, (*decision, group_id, swap.id))):
+    if not (yield execute(DECIDE, (*decision, group_id, swap.id))):
         return False
     yield execute(CLOSE, (group_id, listed(swap.task_ids), swap.id))
     return True

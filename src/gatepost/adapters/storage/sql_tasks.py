@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from gatepost.adapters.storage.paging import page_of
+from gatepost.adapters.storage.paging import AFTER_ALL, page_of
 from gatepost.adapters.storage.rows import (
     HISTORY_COLUMNS,
     TASK_COLUMNS,
@@ -28,7 +28,7 @@ TASK = f"SELECT {TASK_COLUMNS} FROM tasks WHERE group_id = ? AND id = ? AND {IS_
 # Newest first, as ids are time-ordered. The conditions of a query are appended.
 _TASKS = f"SELECT {TASK_COLUMNS} FROM tasks WHERE group_id = ?"
 
-_HISTORY = """
+HISTORY = """
 SELECT version, at, actor_id, event, changes, reason FROM task_history
 WHERE task_id = ? AND group_id = ? ORDER BY version
 """
@@ -49,7 +49,7 @@ UPDATE tasks SET version = ?, updated_at = ?, deleted_at = ? WHERE group_id = ? 
 """
 
 _ADD_HISTORY = f"INSERT INTO task_history ({HISTORY_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_HISTORY_LINE = f"SELECT {HISTORY_COLUMNS} FROM task_history WHERE task_id = ? AND version = ?"
+HISTORY_LINE = f"SELECT {HISTORY_COLUMNS} FROM task_history WHERE task_id = ? AND version = ?"
 
 
 class SqlTasks:
@@ -82,7 +82,7 @@ def _task(group_id: str, task_id: str) -> Script[Task | None]:
 
 
 def _history(group_id: str, task_id: str) -> Script[Sequence[HistoryEntry]]:
-    rows = yield fetch(_HISTORY, (task_id, group_id))
+    rows = yield fetch(HISTORY, (task_id, group_id))
     return [history_from(row) for row in rows]
 
 
@@ -98,7 +98,7 @@ def tasks_statement(group_id: str, query: TaskQuery, before: str | None) -> tupl
         "status = ?": query.status and query.status.value,
         "assigned_to = ?": query.assigned_to,
         r"searched LIKE ? ESCAPE '\'": None if query.text is None else _pattern(query.text),
-        "id < ?": before,
+        "id < ?": before or AFTER_ALL,  # without it, SQLite would walk all of the group's tasks
     }
     asked = {sql: value for sql, value in conditions.items() if value is not None}
     has_index = query.status is not None or query.assigned_to is not None
@@ -156,5 +156,5 @@ def _delete_task(group_id: str, deletion: TaskDeletion) -> Script[Saved]:
         yield execute(_ADD_HISTORY, line)
         return Saved.DONE
     # Asked again after a doubtful end, it finds its own line.
-    found = yield fetch(_HISTORY_LINE, (task.id, task.version))
+    found = yield fetch(HISTORY_LINE, (task.id, task.version))
     return Saved.DONE if [tuple(row) for row in found] == [line] else Saved.STALE

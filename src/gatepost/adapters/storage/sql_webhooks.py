@@ -7,7 +7,7 @@ from datetime import datetime
 import structlog
 
 from gatepost.adapters.secretbox import SecretBox
-from gatepost.adapters.storage.paging import page_of
+from gatepost.adapters.storage.paging import AFTER_ALL, page_of
 from gatepost.adapters.storage.rows import (
     NEVER_MS,
     Row,
@@ -36,7 +36,7 @@ log = structlog.get_logger()
 _WEBHOOKS_VERSION = "SELECT webhooks_version FROM groups WHERE id = ?"
 # Every write of a webhook does this, so that an emit that matched the webhooks before it is refused.
 _RAISE_WEBHOOKS_VERSION = "UPDATE groups SET webhooks_version = webhooks_version + 1 WHERE id = ?"
-_LAST_REVISION = """
+LAST_REVISION = """
 SELECT enabled, events, ignore_origins, deleted FROM webhook_revisions
 WHERE group_id = ? AND webhook_id = ? ORDER BY from_version DESC LIMIT 1
 """
@@ -58,9 +58,8 @@ _WEBHOOK = f"SELECT {_COLUMNS} FROM webhooks WHERE id = ? AND group_id = ? AND d
 _WEBHOOKS = f"""
 SELECT {_COLUMNS} FROM webhooks WHERE group_id = ? AND deleted_at IS NULL AND id < ? ORDER BY id DESC LIMIT ?
 """
-_AFTER_ALL = "~"  # sorts behind every id
 _LOCK_GROUP = f"{_WEBHOOKS_VERSION} {LOCKED}"
-_IS_THERE = "SELECT 1 FROM webhooks WHERE id = ? AND group_id || '' = ?"
+IS_THERE = "SELECT 1 FROM webhooks WHERE id = ? AND group_id || '' = ?"
 _COUNT = "SELECT count(*) FROM webhooks WHERE group_id = ? AND deleted_at IS NULL"
 _ADD = f"""
 INSERT INTO webhooks ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -142,7 +141,7 @@ def _webhook(box: SecretBox, group_id: str, webhook_id: str) -> Script[Webhook |
 
 
 def _webhooks(box: SecretBox, group_id: str, limit: int, before: str | None) -> Script[Page[Webhook]]:
-    rows = yield fetch(_WEBHOOKS, (group_id, before or _AFTER_ALL, limit + 1))
+    rows = yield fetch(_WEBHOOKS, (group_id, before or AFTER_ALL, limit + 1))
     return page_of([_webhook_from(box, row) for row in rows], limit)
 
 
@@ -167,7 +166,7 @@ def _webhooks_to_serve(box: SecretBox, webhook_ids: Sequence[str]) -> Script[Map
 def _add(group_id: str, row: Row, quota: int) -> Script[Saved]:
     yield fetch(_LOCK_GROUP, (group_id,))  # of two who add the last one, the second is to count the first
     webhook_id, enabled = row[0], row[4]
-    if (yield fetch(_IS_THERE, (webhook_id, group_id))):
+    if (yield fetch(IS_THERE, (webhook_id, group_id))):
         return Saved.DONE
     [(live,)] = yield fetch(_COUNT, (group_id,))
     if live >= quota:
@@ -200,7 +199,7 @@ def _delete(group_id: str, webhook_id: str, now: int) -> Script[Saved]:
 def _raise_version(group_id: str, webhook_id: str, asked: Row) -> Script[None]:
     """Raise the version of the group's webhooks; remember from which one on this webhook asks for something else."""
     yield execute(_RAISE_WEBHOOKS_VERSION, (group_id,))
-    last = yield fetch(_LAST_REVISION, (group_id, webhook_id))
+    last = yield fetch(LAST_REVISION, (group_id, webhook_id))
     if not last or tuple(last[0]) != asked:
         yield execute(_ADD_REVISION, (webhook_id, *asked, group_id))
 

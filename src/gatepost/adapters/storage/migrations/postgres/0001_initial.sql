@@ -136,7 +136,7 @@ CREATE TABLE swaps (
     PRIMARY KEY (group_id, id)
 );
 
-CREATE INDEX swaps_of_status ON swaps (group_id, status, id);
+CREATE INDEX swaps_pending ON swaps (group_id, id) WHERE status = 'pending'; -- what somebody has to decide
 
 -- The pending swap that a task is in: one at most.
 CREATE TABLE open_swaps (
@@ -162,7 +162,9 @@ CREATE TABLE events (
     PRIMARY KEY (group_id, id)
 );
 
-CREATE INDEX events_of_group ON events (group_id, created_at, id); -- what people list, newest first
+-- What people list, newest first. Its condition holds for every event, and only the list names it: without one,
+-- PostgreSQL would walk this index to look up an event by its id.
+CREATE INDEX events_of_group ON events (group_id, created_at) WHERE created_at >= 0;
 
 -- Which events are about a task: `events.tasks` from the task's side.
 CREATE TABLE event_tasks (
