@@ -13,11 +13,14 @@ from tests import standin
 from tests.builders import (
     GROUP_ID,
     accepted,
+    make_delivery,
+    make_event,
     make_group,
     make_key,
     make_occasion,
     make_request,
     make_session,
+    make_swap,
     make_task_change,
     make_user,
     new_id,
@@ -38,20 +41,21 @@ from tests.contract.steps import (
     save,
 )
 from tests.fakes import NOW
-from tests.integration.taps import COLLECTIONS, Asking
+from tests.integration.taps import COLLECTIONS, Asking, Tap
 from tests.standin import StandIn
 
 from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.storage import mongo_driver
 from gatepost.adapters.storage.mongo_schema import INDEXES, SCHEMA_VERSION
 from gatepost.adapters.storage.mongodb import MongoStore
-from gatepost.domain import tasks
+from gatepost.domain import swaps, tasks
 from gatepost.domain.deliveries import Status, replayed
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.groups import Role
 from gatepost.domain.people import IDLE
+from gatepost.domain.swaps import SwapStatus
 from gatepost.domain.tasks import TaskStatus
-from gatepost.ports import DeliveryQuery, KeptAnswer, TaskQuery
+from gatepost.ports import DeliveryQuery, EventQuery, KeptAnswer, TaskQuery
 
 BOX = SecretBox(SECRET_KEY)
 EVERYTHING = DeliveryQuery()
@@ -72,8 +76,14 @@ SHARD_KEYS = {
     "history": ["group_id", "task_id", "version"],
 }
 OF_ONE = {"find_one", "update_one", "bulk_write", "find_one_and_update"}
-# The list of a group, and the sweep: what waits, and who has something due.
-OF_ALL_SHARDS = [("deliveries", "group_id"), ("deliveries", "open"), ("tasks", "pending_events")]
+# Deliveries of several webhooks, and the sweep: what waits, what is held, and who has something due.
+OF_ALL_SHARDS = [
+    ("deliveries", "group_id"),
+    ("deliveries", "open"),
+    ("tasks", "pending_events"),
+    ("tasks", "lock"),
+    ("events", "pending_events"),
+]
 
 
 async def test_whatever_is_asked_has_its_index_and_its_shard(store: Store) -> None:
@@ -118,7 +128,12 @@ async def a_day_of(store: Store) -> None:
         DeliveryQuery(task_id=task.id),
     ):
         await store.deliveries(GROUP_ID, query, limit=1, before="dlv_z")
-    for listed in (TaskQuery(), TaskQuery(status=TaskStatus.PENDING), TaskQuery(assigned_to="usr_ada")):
+    for listed in (
+        TaskQuery(),
+        TaskQuery(status=TaskStatus.PENDING),
+        TaskQuery(assigned_to="usr_ada"),
+        TaskQuery(text="plants"),
+    ):
         await store.tasks(GROUP_ID, listed, limit=1, before=None)
     await store.task(GROUP_ID, task.id)
     await store.history(GROUP_ID, task.id)
@@ -127,9 +142,35 @@ async def a_day_of(store: Store) -> None:
     await store.lane_marks([webhook.id])
     await store.webhooks_to_serve([webhook.id])
     await edit_webhook(store, webhook)
+    await a_day_of_swaps_and_events(store)
     await store.delete_webhook(GROUP_ID, webhook.id, now=NOW)
     await store.sweep(now=NOW)
     await store.leave(ADA)
+
+
+async def a_day_of_swaps_and_events(store: Store) -> None:
+    task, with_task = [await add_task(store, assigned_to=each) for each in ("usr_ada", "usr_eve")]
+    rejected, swap = make_swap(task, with_task), make_swap(task, with_task)
+    for each in (rejected, swap):  # the second finds the place taken
+        await store.add_swap(GROUP_ID, each)
+    await store.reject_swap(GROUP_ID, swaps.reject(rejected, "usr_ada", now=NOW))
+    await store.add_swap(GROUP_ID, swap)
+    for status in (None, SwapStatus.PENDING):
+        await store.swaps(GROUP_ID, status, limit=1, before="swp_z")
+    approval = swaps.approve(swap, task, with_task, make_occasion())
+    version = (await store.subscriptions(GROUP_ID)).version
+    approving = store.approve_swap(GROUP_ID, approval, [], webhooks_version=version)
+    async with Tap(store).stopped_before("swaps.find_one_and_update", approving):
+        await store.task(GROUP_ID, task.id)
+        await store.history(GROUP_ID, task.id)
+        await store.tasks(GROUP_ID, TaskQuery(), limit=1, before=None)
+        await store.sweep(now=NOW)
+    await store.delete_task(GROUP_ID, tasks.delete(approval.changes[0].task, make_occasion()))
+    event = make_event(tasks=())
+    await store.publish(GROUP_ID, event, [make_delivery(event)], webhooks_version=version)
+    for query in (EventQuery(), EventQuery(event="order.paid"), EventQuery(event="task.created", task_id=task.id)):
+        await store.events(GROUP_ID, query, limit=1, before="0.evt_1")
+    await store.routing(GROUP_ID, event.id)
 
 
 async def a_day_of_accounts(store: Store) -> None:

@@ -8,15 +8,17 @@ from pymongo.errors import PyMongoError
 
 from gatepost.adapters.storage.mongo_documents import (
     DELIVERY_FIELDS,
+    EVENT_FIELDS,
     attempts_from_document,
     delivery_document,
     delivery_from_document,
     event_document,
     event_from_document,
     key_of,
+    same,
 )
 from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, insert_new, said_by
-from gatepost.adapters.storage.mongo_outbox import poke
+from gatepost.adapters.storage.mongo_outbox import NOTHING_WAITS, poke
 from gatepost.adapters.storage.paging import page_of
 from gatepost.adapters.storage.rows import to_ms
 from gatepost.domain.deliveries import Attempt, Delivery, queued
@@ -51,7 +53,7 @@ def _asked(group_id: str, query: DeliveryQuery, before: str | None) -> Document:
     equal = {
         "webhook_id": query.webhook_id,
         "status": query.status and query.status.value,
-        "event": query.event,
+        "event": query.event and same(query.event),
         "task_ids": query.task_id,  # one of several: spelled `$eq`, the stand-in would compare the whole list
     }
     asked: Document = {"group_id": group_id, **{field: value for field, value in equal.items() if value is not None}}
@@ -77,7 +79,7 @@ async def _delivery(mongo: Mongo, group_id: str, webhook_id: str, delivery_id: s
     found = await mongo.deliveries.find_one(asked)
     if found is None:
         return None
-    event = await mongo.events.find_one(key_of(group_id, found["event_id"]))
+    event = await mongo.events.find_one(key_of(group_id, found["event_id"]), EVENT_FIELDS)
     return DeliveryDetail(
         delivery_from_document(found),
         None if event is None else event_from_document(event),
@@ -88,21 +90,23 @@ async def _delivery(mongo: Mongo, group_id: str, webhook_id: str, delivery_id: s
 async def _add_replay(mongo: Mongo, group_id: str, delivery: Delivery) -> Saved:
     event = await mongo.events.find_one(key_of(group_id, delivery.event_id), {"body": 1, "hop": 1})
     if event is None:
-        return Saved.STALE
+        key = {"_id": delivery.id, "webhook_id": delivery.webhook_id, "id": delivery.id, "group_id": group_id}
+        was_added = await mongo.deliveries.find_one(key, {"_id": 1}) is not None
+        return Saved.DONE if was_added else Saved.STALE
     document = delivery_document(delivery)
     with mongo.hand_over.emission([queued(delivery, body=event["body"], hop=event["hop"])]) as hand_over:
         # This is the commit: what fails after it unsays nothing. Made before, it may have been sent since.
-        is_new = await insert_new(mongo.deliveries, [document])
+        if not await insert_new(mongo.deliveries, [document]):
+            return Saved.DONE
         try:
             await poke(mongo, {delivery.webhook_id: document["next_attempt_at"]})
         except PyMongoError as error:
             log.warning("lane.not_poked", webhook_id=delivery.webhook_id, reason=said_by(error))  # the sweep will
         else:
-            if is_new:
-                hand_over()
+            hand_over()
     return Saved.DONE
 
 
 async def _add_test(mongo: Mongo, event: Event, delivery: Document) -> None:
-    await insert_new(mongo.events, [event_document(event)])
+    await insert_new(mongo.events, [event_document(event, webhooks_version=0) | NOTHING_WAITS])
     await insert_new(mongo.deliveries, [delivery])

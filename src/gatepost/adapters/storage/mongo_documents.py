@@ -15,6 +15,7 @@ from gatepost.adapters.storage.rows import (
     HISTORY_COLUMNS,
     NEVER_MS,
     PROGRESS_COLUMNS,
+    SWAP_COLUMNS,
     TASK_COLUMNS,
     attempt_from,
     attempt_row,
@@ -25,12 +26,16 @@ from gatepost.adapters.storage.rows import (
     history_from,
     history_row,
     progress_values,
+    swap_from,
+    swap_row,
     task_from,
     task_row,
+    to_ms,
     to_words,
 )
 from gatepost.domain.deliveries import Attempt, DeadReason, Delivery, Progress
 from gatepost.domain.events import Event
+from gatepost.domain.swaps import Swap
 from gatepost.domain.tasks import HistoryEntry, Task
 
 # Whether a delivery is unfinished. What only ran out of attempts is open to the amendment of its last one.
@@ -38,24 +43,43 @@ OPEN, CLOSED, EXHAUSTED = 1, 0, 2
 
 _TASK = TASK_COLUMNS.split(", ")
 _HISTORY = HISTORY_COLUMNS.split(", ")
+_SWAP = SWAP_COLUMNS.split(", ")
 _EVENT = EVENT_COLUMNS.split(", ")
 _DELIVERY = DELIVERY_COLUMNS.split(", ")
 _PROGRESS = PROGRESS_COLUMNS.split(", ")
 _ATTEMPT = ATTEMPT_COLUMNS.split(", ")
 
-TASK_FIELDS = dict.fromkeys(_TASK, 1)  # without the outbox
+# What leaves something to be passed on has an outbox (`mongo_outbox.py`); these are without it.
+TASK_FIELDS = dict.fromkeys((*_TASK, "lock"), 1)
+SWAP_FIELDS = dict.fromkeys(_SWAP, 1)
+EVENT_FIELDS = dict.fromkeys((*_EVENT, "task_ids", "task_versions", "webhooks_version"), 1)
 DELIVERY_FIELDS = dict.fromkeys(_DELIVERY, 1)  # without the attempts
 
 
 def key_of(group_id: str, document_id: str) -> Document:
     """Return what finds a document of a group, by `_id` and by shard key alike."""
+    return {**_identity(group_id, document_id), "id": same(document_id)}
+
+
+def same(text: str) -> Document:
+    """Return what finds a text that others have chosen: one of digits only the stand-in would take for a number."""
+    return {"$eq": text}
+
+
+def _identity(group_id: str, document_id: str) -> Document:
     return {"_id": f"{group_id}/{document_id}", "group_id": group_id, "id": document_id}
 
 
 def task_document(task: Task) -> Document:
     """Return the task, without its outbox."""
     fields = dict(zip(_TASK, task_row(task), strict=True))
-    return {**key_of(task.group_id, task.id), **fields, "assigned_to": task.assigned_to or ""}
+    return {
+        **_identity(task.group_id, task.id),
+        **fields,
+        "assigned_to": task.assigned_to or "",
+        "deleted": 0,
+        "lock": "",  # which swap holds it (`mongo_locks.py`)
+    }
 
 
 def task_from_document(document: Mapping[str, Any]) -> Task:
@@ -71,13 +95,35 @@ def history_from_document(document: Mapping[str, Any]) -> HistoryEntry:
     return history_from(_row(document, ("version", "at", "actor_id", "event", "changes", "reason")))
 
 
-def event_document(event: Event) -> Document:
+def swap_document(swap: Swap) -> Document:
+    """Return the swap, without its outbox."""
     return {
-        **key_of(event.group_id, event.id),
+        **_identity(swap.group_id, swap.id),
+        **dict(zip(_SWAP, swap_row(swap), strict=True)),
+        "try": 0,  # of its approval
+        "event_id": "",  # of the event that its approval emitted
+    }
+
+
+def swap_from_document(document: Mapping[str, Any]) -> Swap:
+    return swap_from(_row(document, _SWAP))
+
+
+def event_document(event: Event, webhooks_version: int) -> Document:
+    """Return the event, without its outbox."""
+    return {
+        **_identity(event.group_id, event.id),
         **dict(zip(_EVENT, event_row(event), strict=True)),
         "task_ids": list(event.task_ids),
         "task_versions": [version for _, version in event.tasks],
+        "order": event_order(to_ms(event.created_at), event.id),
+        "webhooks_version": webhooks_version,  # that its webhooks were matched at
     }
+
+
+def event_order(created_at: int, event_id: str) -> str:
+    """Return what lists of events are sorted by: others choose the ids of theirs."""
+    return f"{created_at:015d}.{event_id}"
 
 
 def event_from_document(document: Mapping[str, Any]) -> Event:

@@ -12,7 +12,7 @@ Shard keys, for the collections that grow without end (the others are small, and
     deliveries      webhook_id, id               a lane's reads and the recording of its outcomes ask one shard
 
 What writes one document of these names the whole shard key, what reads or writes several its first field. Asked of all
-shards are only the sweep and a group's list of deliveries.
+shards are only the sweep, and what people ask about deliveries of several webhooks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,18 +43,33 @@ INDEXES: Mapping[str, Sequence[tuple[str, ...]]] = {
     ),
     "requests": (("at",),),  # those to be forgotten
     "tasks": (
-        ("group_id", "id"),  # a group's tasks
-        ("group_id", "status", "id"),  # those of one status
-        ("group_id", "assigned_to", "id"),  # those of one person, whatever else is asked
+        ("group_id", "id"),  # the shard key
+        ("group_id", "deleted", "id"),  # a group's tasks
+        ("group_id", "deleted", "status", "id"),  # those of one status
+        ("group_id", "deleted", "assigned_to", "id"),  # those of one person, whatever else is asked
+        ("group_id", "lock"),  # those that a swap holds
+        ("lock",),  # the sweep: those that somebody left held
         ("pending_events",),  # the sweep: what somebody left in an outbox
     ),
     "history": (("group_id", "task_id", "version"),),  # a task's history
-    "events": (("group_id", "id"),),  # the shard key; events are read by `_id`
+    "swaps": (
+        ("group_id", "id"),  # a group's swaps
+        ("group_id", "status", "id"),  # those of one status
+        ("pending_events",),  # the sweep, as with tasks
+    ),
+    "events": (
+        ("group_id", "id"),  # the shard key; events are read by `_id`
+        ("group_id", "order"),  # a group's events
+        ("group_id", "event", "order"),  # those of one type
+        ("group_id", "task_ids", "order"),  # what is about a task
+        ("pending_events",),  # the sweep, as with tasks
+    ),
     "webhooks": (
         ("group_id", "deleted", "id"),  # a group's webhooks, and what they ask for
         ("deleted", "id"),  # the sweep: what deleted webhooks are owed
         ("told",),  # the sweep: writes whose group and lane have not heard of them
     ),
+    "webhook_revisions": (("group_id", "from_version"),),  # what a group's webhooks asked for at a version
     "lanes": (
         ("free", "due_at", "hold_until"),  # leasing what nobody has; the next due; shares
         ("free", "lease_until"),  # leases that ended, or are absurd
@@ -67,6 +82,7 @@ INDEXES: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("group_id", "id"),  # the list of a group
         ("group_id", "status", "id"),  # its dead letters, say
         ("group_id", "task_ids", "id"),  # what is about a task
+        ("group_id", "event_id", "id"),  # whom an event went to
     ),
 }
 

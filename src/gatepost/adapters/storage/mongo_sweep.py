@@ -11,10 +11,11 @@ import structlog
 from pymongo.errors import ConnectionFailure, PyMongoError
 
 from gatepost.adapters.storage.mongo_documents import CLOSED, OPEN
-from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, said_by
-from gatepost.adapters.storage.mongo_outbox import OUTBOX_FIELDS, poke, relay
+from gatepost.adapters.storage.mongo_driver import Collection, Document, Mongo, fetch, said_by
+from gatepost.adapters.storage.mongo_locks import STATE_FIELDS, settle
+from gatepost.adapters.storage.mongo_outbox import OUTBOX_FIELDS, log_not_relayed, poke, relay
 from gatepost.adapters.storage.mongo_webhook_documents import BURIED, DELETED
-from gatepost.adapters.storage.mongo_webhooks import tell
+from gatepost.adapters.storage.mongo_webhooks import TOLD_FIELDS, tell
 from gatepost.adapters.storage.rows import NEVER_MS
 from gatepost.domain.deliveries import DeadReason, Status
 
@@ -37,7 +38,12 @@ async def sweep(mongo: Mongo, now: int) -> int:
     Raises: the first error of a step, once all of them have had their turn.
     """
     failed = []
-    for step in (_relay_what_waits, _tell_what_was_written, _bury_what_is_owed_to_the_deleted):
+    for step in (
+        _relay_what_waits,
+        _settle_what_is_locked,
+        _tell_what_was_written,
+        _bury_what_is_owed_to_the_deleted,
+    ):
         try:
             await step(mongo, now)
         except PyMongoError as error:
@@ -48,7 +54,9 @@ async def sweep(mongo: Mongo, now: int) -> int:
     return poked
 
 
-async def _for_each(what: str, documents: Sequence[Document], do: Callable[[Document], Awaitable[None]]) -> None:
+async def _for_each(
+    collection: Collection, documents: Sequence[Document], do: Callable[[Document], Awaitable[None]]
+) -> None:
     """Do something with each document, and pass over those that the server refuses it for.
 
     Raises: ConnectionFailure, when it was lost again and again.
@@ -61,37 +69,52 @@ async def _for_each(what: str, documents: Sequence[Document], do: Callable[[Docu
             lost += isinstance(error, ConnectionFailure)
             if lost == _MOST_LOST:
                 raise
-            group_id, reason = document["group_id"], said_by(error)
-            if what == "task":
-                log.warning("outbox.not_relayed", task_id=document["id"], group_id=group_id, reason=reason)
+            if "outbox" in document:
+                log_not_relayed(collection, document, error)
             else:
+                group_id, reason = document["group_id"], said_by(error)
                 log.warning("webhook.not_swept", webhook_id=document["id"], group_id=group_id, reason=reason)
 
 
 async def _relay_what_waits(mongo: Mongo, _: int) -> None:
     """Pass on what somebody left in an outbox. Whoever is just passing it on is not disturbed by us.
 
-    Each task once: others go on emitting, and there are always some that wait for a moment. Those in which the most
+    Tasks before swaps, as what is older waits there.
+    """
+    for collection in (mongo.tasks, mongo.swaps, mongo.events):
+        await _relay_what_waits_in(mongo, collection)
+
+
+async def _relay_what_waits_in(mongo: Mongo, collection: Collection) -> None:
+    """Pass on what waits in the documents of a collection.
+
+    Each document once: others go on emitting, and there are always some that wait for a moment. Those in which the most
     waits first, as nobody passes them on.
     """
-    asked = mongo.tasks.find({"pending_events": {"$gt": 0}}, {"_id": 1, "group_id": 1}).sort("pending_events", -1)
+    asked = collection.find({"pending_events": {"$gt": 0}}, {"_id": 1, "group_id": 1}).sort("pending_events", -1)
     found = await fetch(asked.limit(_MOST_OF_ONE_SWEEP))
     for start in range(0, len(found), _AT_ONCE):
         part = found[start : start + _AT_ONCE]
         groups = sorted({each["group_id"] for each in part})  # for the shard key
         again = {"_id": {"$in": [each["_id"] for each in part]}, "group_id": {"$in": groups}}
-        tasks = {task["_id"]: task for task in await fetch(mongo.tasks.find(again, OUTBOX_FIELDS))}
+        documents = {each["_id"]: each for each in await fetch(collection.find(again, OUTBOX_FIELDS))}
         await _for_each(
-            "task",
-            [tasks[each["_id"]] for each in part if each["_id"] in tasks],
-            lambda task: relay(mongo, task),
+            collection,
+            [documents[each["_id"]] for each in part if each["_id"] in documents],
+            lambda document: relay(mongo, collection, document),
         )
 
 
+async def _settle_what_is_locked(mongo: Mongo, _: int) -> None:
+    """Let go of tasks that swaps hold. Whoever is just approving one takes hold of them again."""
+    asked = mongo.tasks.find({"lock": {"$gt": ""}}, STATE_FIELDS).sort("lock", 1)
+    held = await fetch(asked.limit(_MOST_OF_ONE_SWEEP))
+    await _for_each(mongo.tasks, held, lambda task: settle(mongo, task))
+
+
 async def _tell_what_was_written(mongo: Mongo, now: int) -> None:
-    fields = {"id": 1, "group_id": 1, "enabled": 1, "deleted": 1, "rev": 1}
-    untold = await fetch(mongo.webhooks.find({"told": 0}, fields).limit(_MOST_OF_ONE_SWEEP))
-    await _for_each("webhook", untold, lambda webhook: tell(mongo, webhook, now=now))
+    untold = await fetch(mongo.webhooks.find({"told": 0}, TOLD_FIELDS).limit(_MOST_OF_ONE_SWEEP))
+    await _for_each(mongo.webhooks, untold, lambda webhook: tell(mongo, webhook, now=now))
 
 
 # --- burying -------------------------------------------------------------------------------------------------
@@ -103,7 +126,7 @@ async def _bury_what_is_owed_to_the_deleted(mongo: Mongo, now: int) -> None:
         fields = {"id": 1, "group_id": 1, "deleted_at": 1}
         asked = mongo.webhooks.find({"deleted": DELETED, "id": {"$gt": last}}, fields)
         deleted = await fetch(asked.sort("id", 1).limit(_AT_ONCE))
-        await _for_each("webhook", deleted, lambda webhook: _bury_unless_held(mongo, webhook, now))
+        await _for_each(mongo.webhooks, deleted, lambda webhook: _bury_unless_held(mongo, webhook, now))
         if len(deleted) < _AT_ONCE:
             return
         last = deleted[-1]["id"]

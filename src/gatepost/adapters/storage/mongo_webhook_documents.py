@@ -42,6 +42,7 @@ def webhook_document(box: SecretBox, webhook: Webhook) -> Document:
         "deleted": 0,
         "deleted_at": 0,
         "rev": webhook.config_version,
+        "asks_since": webhook.config_version,  # the `rev` from which on it asks for just that
         "told": 0,
     }
 
@@ -78,6 +79,39 @@ def subscription_from_document(document: Mapping[str, Any]) -> Subscription:
         tuple(document["ignore_origins"]),
         document["max_attempts"],
     )
+
+
+# What a webhook asks for; when this changes there is a new revision.
+_ASKED = ("enabled", "events", "ignore_origins")
+ASKED_FIELDS = dict.fromkeys((*_ASKED, "asks_since"), 1)
+
+
+def asks_since(webhook: Mapping[str, Any], before: Mapping[str, Any]) -> int:
+    """Return since which `rev` an edited webhook asks for what it does."""
+    is_same = all(webhook[field] == before[field] for field in _ASKED)
+    return int(before["asks_since"] if is_same else webhook["rev"])
+
+
+def revision_document(webhook: Mapping[str, Any], from_version: int) -> Document:
+    """Return what a webhook asks for from a version of its group's webhooks on."""
+    rev = webhook["asks_since"]
+    return {
+        "_id": f"{webhook['id']}/{rev}",
+        "group_id": webhook["group_id"],
+        "webhook_id": webhook["id"],
+        "rev": rev,
+        "from_version": from_version,
+        "deleted": int(bool(webhook["deleted"])),
+        **{field: webhook[field] for field in _ASKED},
+    }
+
+
+def subscription_from_revision(webhook: Mapping[str, Any], revision: Mapping[str, Any] | None) -> Subscription | None:
+    """Return what a webhook asked for; None when it was not there, yet or any more."""
+    if revision is None or revision["deleted"]:
+        return None
+    asked = {field: revision[field] for field in _ASKED}
+    return subscription_from_document({"id": webhook["id"], "max_attempts": webhook["max_attempts"], **asked})
 
 
 def lane_document(webhook: Mapping[str, Any]) -> Document:

@@ -7,6 +7,8 @@ who matched an event before that they have to match again. In that order, and on
 * The webhook before the version. Raised before, the version could be read together with the webhooks of before, and
   would then look current for ever: an event after the answer would miss the webhook. Raised after, whoever still
   believes the old version is refused.
+* What it asks for from this version on is noted after the version, which nobody knows before; for people who ask why
+  an event did not go to it.
 * Whoever dies in between leaves the webhook with `told` at 0. Nobody was promised anything then; the sweep finishes it,
   so that processes that remember their subscriptions learn of it, and the lane is held or freed as the webhook says.
 
@@ -18,15 +20,19 @@ from datetime import datetime
 from typing import Any
 
 import structlog
+from pymongo import ReturnDocument
 
 from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, insert_new, parts_of
 from gatepost.adapters.storage.mongo_quotas import reserved
 from gatepost.adapters.storage.mongo_webhook_documents import (
+    ASKED_FIELDS,
     DELETED,
     DELETED_REV,
     SUBSCRIPTION_FIELDS,
+    asks_since,
     lane_document,
+    revision_document,
     subscription_from_document,
     webhook_document,
     webhook_from_document,
@@ -38,7 +44,7 @@ from gatepost.ports import LaneMark, Page, Saved, Subscriptions
 
 log = structlog.get_logger()
 
-_MOST_SUBSCRIPTIONS = 10_000  # quotas are far below
+MOST_SUBSCRIPTIONS = 10_000  # quotas are far below
 _MOST_ROUNDS = 5  # of reading them while others edit; an emit matched against the last is refused, and matches again
 
 
@@ -86,7 +92,7 @@ async def _subscriptions(mongo: Mongo, group_id: str) -> Subscriptions:
     version = await webhooks_version_of(mongo, group_id)
     rounds = 0
     while True:
-        found = await fetch(mongo.webhooks.find(asked, SUBSCRIPTION_FIELDS).sort("id", 1).limit(_MOST_SUBSCRIPTIONS))
+        found = await fetch(mongo.webhooks.find(asked, SUBSCRIPTION_FIELDS).sort("id", 1).limit(MOST_SUBSCRIPTIONS))
         after, rounds = await webhooks_version_of(mongo, group_id), rounds + 1
         if after == version or rounds == _MOST_ROUNDS:
             return Subscriptions(version, tuple(subscription_from_document(each) for each in found))
@@ -109,7 +115,15 @@ async def _webhooks(mongo: Mongo, box: SecretBox, group_id: str, limit: int, bef
 # --- writing -------------------------------------------------------------------------------------------------
 
 
+TOLD_FIELDS = ASKED_FIELDS | {"id": 1, "group_id": 1, "deleted": 1, "rev": 1, "told": 1}  # what is told of a webhook
+
+
 async def _add(mongo: Mongo, group_id: str, webhook: Document, quota: int) -> Saved:
+    found = await mongo.webhooks.find_one({"_id": webhook["id"], "group_id": group_id}, TOLD_FIELDS)
+    if found is not None:
+        if not found["told"]:
+            await tell(mongo, found, now=webhook["updated_at"])
+        return Saved.DONE
     if not await reserved(mongo, group_id, webhook["id"], quota, now=webhook["created_at"]):
         return Saved.QUOTA_EXCEEDED
     await insert_new(mongo.lanes, [lane_document(webhook)])
@@ -119,11 +133,13 @@ async def _add(mongo: Mongo, group_id: str, webhook: Document, quota: int) -> Sa
 
 
 async def _save(mongo: Mongo, group_id: str, webhook: Document) -> Saved:
+    stored = {"_id": webhook["id"], "group_id": group_id, "deleted": 0, "config_version": webhook["config_version"] - 1}
+    before = await mongo.webhooks.find_one(stored, ASKED_FIELDS)
+    if before is None:
+        return Saved.STALE
+    webhook = {**webhook, "asks_since": asks_since(webhook, before)}
     fields = {field: value for field, value in webhook.items() if field not in ("_id", "id", "group_id", "deleted")}
-    saved = await mongo.webhooks.update_one(
-        {"_id": webhook["id"], "group_id": group_id, "deleted": 0, "config_version": webhook["config_version"] - 1},
-        {"$set": fields},
-    )
+    saved = await mongo.webhooks.update_one(stored, {"$set": fields})
     if not saved.matched_count:
         return Saved.STALE
     await tell(mongo, webhook, now=webhook["updated_at"])
@@ -132,18 +148,25 @@ async def _save(mongo: Mongo, group_id: str, webhook: Document) -> Saved:
 
 async def _delete(mongo: Mongo, group_id: str, webhook_id: str, now: int) -> Saved:
     # What signs nothing any more is not kept.
-    gone = {"deleted": DELETED, "deleted_at": now, "headers": "", "secrets": "", "rev": DELETED_REV, "told": 0}
-    deleted = await mongo.webhooks.update_one({"_id": webhook_id, "group_id": group_id, "deleted": 0}, {"$set": gone})
-    if not deleted.matched_count:
+    gone = {"deleted": DELETED, "deleted_at": now, "headers": "", "secrets": "", "told": 0}
+    gone |= {"rev": DELETED_REV, "asks_since": DELETED_REV}
+    deleted = await mongo.webhooks.find_one_and_update(
+        {"_id": webhook_id, "group_id": group_id, "deleted": 0},
+        {"$set": gone},
+        projection=TOLD_FIELDS,
+        return_document=ReturnDocument.AFTER,
+    )
+    if deleted is None:
         return Saved.STALE
-    await tell(mongo, {"id": webhook_id, "group_id": group_id, "enabled": 0, **gone}, now=now)
+    await tell(mongo, deleted, now=now)
     return Saved.DONE
 
 
 async def tell(mongo: Mongo, webhook: Mapping[str, Any], *, now: int) -> None:
     """Do what follows from a webhook's write; done twice it does no harm.
 
-    Its lane is held or freed, and poked: whoever has it looks again. Its group's version is raised.
+    Its lane is held or freed, and poked: whoever has it looks again. Its group's version is raised, and what it asks
+    for from that version on is noted, unless it is what it asked for before.
     """
     webhook_id, rev = webhook["id"], webhook["rev"]
     is_live = webhook["enabled"] and not webhook["deleted"]
@@ -158,7 +181,14 @@ async def tell(mongo: Mongo, webhook: Mapping[str, Any], *, now: int) -> None:
     change: Document = {"$inc": {"webhooks_version": 1}}
     if webhook["deleted"]:
         change["$unset"] = {f"live.{webhook_id}": ""}  # it counts against the quota no more
-    await mongo.groups.update_one({"_id": webhook["group_id"]}, change)
+    group = await mongo.groups.find_one_and_update(
+        {"_id": webhook["group_id"]},
+        change,
+        projection={"webhooks_version": 1},
+        return_document=ReturnDocument.AFTER,
+    )
+    if group is not None:
+        await insert_new(mongo.webhook_revisions, [revision_document(webhook, group["webhooks_version"])])
     await mongo.webhooks.update_one({"_id": webhook_id, "rev": rev}, {"$set": {"told": 1}})
 
 

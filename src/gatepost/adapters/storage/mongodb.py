@@ -7,6 +7,7 @@ from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.storage.mongo_attempts import MongoAttempts
 from gatepost.adapters.storage.mongo_deliveries import MongoDeliveries
 from gatepost.adapters.storage.mongo_driver import Mongo
+from gatepost.adapters.storage.mongo_events import MongoEvents
 from gatepost.adapters.storage.mongo_groups import MongoGroups
 from gatepost.adapters.storage.mongo_keys import MongoKeys
 from gatepost.adapters.storage.mongo_lanes import MongoLanes
@@ -14,6 +15,7 @@ from gatepost.adapters.storage.mongo_owners import MongoOwners
 from gatepost.adapters.storage.mongo_people import MongoPeople
 from gatepost.adapters.storage.mongo_requests import MongoRequests
 from gatepost.adapters.storage.mongo_schema import check_schema, make_schema
+from gatepost.adapters.storage.mongo_swaps import MongoSwaps
 from gatepost.adapters.storage.mongo_tasks import MongoTasks
 from gatepost.adapters.storage.mongo_webhooks import MongoWebhooks
 from gatepost.domain.deliveries import QueuedDelivery
@@ -25,6 +27,8 @@ class MongoStore(
     MongoPeople,
     MongoRequests,
     MongoTasks,
+    MongoSwaps,
+    MongoEvents,
     MongoWebhooks,
     MongoDeliveries,
     MongoLanes,
