@@ -19,9 +19,11 @@ from gatepost.adapters.sender import CurlSender
 from gatepost.adapters.storage.sqlite import SqliteStore
 from gatepost.adapters.system import SystemChance, SystemClock
 from gatepost.api.app import Services, create_app
+from gatepost.api.peers import Peers
 from gatepost.domain.groups import Group, Role
 from gatepost.domain.network import TargetPolicy
-from gatepost.ports import Clock, Sender
+from gatepost.domain.people import User
+from gatepost.ports import Clock, Passwords, Sender
 from gatepost.services.deliveries import Deliveries
 from gatepost.services.emitting import Emitter
 from gatepost.services.events import Events
@@ -37,6 +39,8 @@ from gatepost.services.webhooks import Webhooks
 POLICY = TargetPolicy(allowed_networks=(ip_network("127.0.0.1/32"),), own_listeners=frozenset({("127.0.0.1", 1)}))
 USER_AGENT = "Gatepost/test"
 CHEAP = argon2.profiles.CHEAPEST
+ORIGIN = "http://gatepost.test"
+PASSWORD = "correct horse battery"
 
 
 class Hints:
@@ -51,7 +55,7 @@ class Hints:
 
 @dataclass
 class Client:
-    """One caller: a key, or none."""
+    """One caller: a key, a browser with its cookies, or neither."""
 
     http: httpx2.AsyncClient
     key: str | None = None
@@ -103,6 +107,26 @@ class Api:
         await self.store.add_member(self.group.id, user.id, role, now=user.created_at)
         return user.id
 
+    def browser(self, *, address: str = "127.0.0.1") -> Client:
+        """Return a browser with cookies of its own that shows our pages."""
+        transport = httpx2.ASGITransport(app=self.app, client=(address, 1))
+        return Client(httpx2.AsyncClient(transport=transport, base_url=ORIGIN, headers={"Origin": ORIGIN}))
+
+    async def new_account(self, *, role: Role | None = None, **fields: Any) -> User:
+        """Return somebody who may sign in with PASSWORD; with a role they belong to our group."""
+        self._made += 1
+        fields = {"email": f"person{self._made}@example.com", "password": PASSWORD, **fields}
+        made = await self.services.people.create(**fields, draws=self.services.requests.draws())
+        if role is not None:
+            await self.store.add_member(self.group.id, made.user.id, role, now=made.user.created_at)
+        return made.user
+
+    async def signed_in(self, role: Role | None = None, **fields: Any) -> tuple[Client, User]:
+        """Return the browser of somebody who has just signed in, and who that is."""
+        user, browser = await self.new_account(role=role, **fields), self.browser()
+        await sign_in(browser, user.email)
+        return browser, user
+
     async def new_webhook(self, **fields: Any) -> dict[str, Any]:
         self._made += 1
         body = {"name": f"Hook {self._made}", "targetUrl": "https://hooks.example.com/in", "events": ["*"], **fields}
@@ -114,12 +138,19 @@ class Api:
 
 
 @asynccontextmanager
-async def opened_api(folder: Path, *, clock: Clock | None = None, sender: Sender | None = None) -> AsyncIterator[Api]:
+async def opened_api(
+    folder: Path,
+    *,
+    clock: Clock | None = None,
+    sender: Sender | None = None,
+    passwords: Passwords | None = None,
+    peers: Peers | None = None,
+) -> AsyncIterator[Api]:
     clock, chance, hints = clock or SystemClock(), NumberedChance(), Hints()
     store = await SqliteStore.open(folder / "gatepost.db", box=SecretBox(bytes(32)), on_death=_raise)
     sender = sender or CurlSender(POLICY, Resolver(clock), clock, on_thread_death=_raise)
     emitter = Emitter(Matcher(store), chance)
-    people = People(store, store, Argon2Passwords(CHEAP), clock, chance)
+    people = People(store, store, passwords or Argon2Passwords(CHEAP), clock, chance)
     services = Services(
         people=people,
         groups=Groups(store, people),
@@ -133,10 +164,10 @@ async def opened_api(folder: Path, *, clock: Clock | None = None, sender: Sender
             store, store, sender=sender, target_policy=POLICY, clock=clock, chance=chance, user_agent=USER_AGENT
         ),
     )
-    app = create_app(services, clock=clock, ready=lambda: True)
+    app = create_app(services, clock=clock, ready=lambda: True, peers=peers)
     transport = httpx2.ASGITransport(app=app)
     try:
-        async with httpx2.AsyncClient(transport=transport, base_url="http://gatepost.test") as http:
+        async with httpx2.AsyncClient(transport=transport, base_url=ORIGIN) as http:
             ours = await services.groups.create("Ours", draws=services.requests.draws())
             theirs = await services.groups.create("Theirs", draws=services.requests.draws())
 
@@ -161,6 +192,11 @@ async def opened_api(folder: Path, *, clock: Clock | None = None, sender: Sender
         await services.close()
         await sender.close()
         await store.close()
+
+
+async def sign_in(browser: Client, email: str, password: str = PASSWORD) -> dict[str, Any]:
+    me: dict[str, Any] = expect(await browser.post("/api/auth/login", {"email": email, "password": password}), 200)
+    return me
 
 
 def expect(response: httpx2.Response, status: int) -> Any:
