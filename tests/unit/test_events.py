@@ -5,8 +5,8 @@ import pytest
 from tests.builders import make_occasion
 from tests.fakes import NOW
 
-from gatepost.domain.errors import PayloadTooLarge
-from gatepost.domain.events import EVENT_LIMIT_BYTES, is_event_type, make_event, rfc3339, to_json
+from gatepost.domain.errors import InvalidInput, PayloadTooLarge
+from gatepost.domain.events import EVENT_LIMIT_BYTES, is_event_type, make_event, publish, rfc3339, to_json
 
 
 def test_the_bytes_of_an_event_are_compact_json_in_the_documented_order() -> None:
@@ -99,6 +99,61 @@ def test_moments_on_the_wire_are_utc_with_milliseconds() -> None:
 def test_what_json_cannot_say_is_refused() -> None:
     with pytest.raises(ValueError):
         to_json({"difficulty": float("nan")})
+
+
+def test_what_another_application_tells_is_sent_under_its_own_id() -> None:
+    event = publish("order.paid", {"total": 49.9}, group_id="grp_1", occasion=make_occasion(event_id="order-1_A"))
+
+    assert (event.id, event.event, event.tasks) == ("order-1_A", "order.paid", ())
+    assert json.loads(event.body)["data"] == {"total": 49.9}
+
+
+@pytest.mark.parametrize(
+    ("event", "event_id", "field"),
+    [
+        ("order", "a", "event"),
+        ("order.*", "a", "event"),
+        ("a." + "b" * 99, "a", "event"),
+        ("task.created", "a", "event"),
+        ("task.mine", "a", "event"),
+        ("webhook.test", "a", "event"),
+        ("delivery.dead_lettered", "a", "event"),
+        ("order.paid", "", "id"),
+        ("order.paid", "x" * 65, "id"),
+        ("order.paid", "a.b", "id"),
+        ("order.paid", "ä", "id"),
+        ("order.paid", "a\n", "id"),
+    ],
+)
+def test_a_type_or_an_id_that_is_none_is_named(event: str, event_id: str, field: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        publish(event, {}, group_id="grp_1", occasion=make_occasion(event_id=event_id))
+    assert [error.loc for error in refusal.value.errors] == [(field,)]
+
+
+def test_a_type_that_only_begins_like_ours_may_be_published() -> None:
+    for event in ("tasks.created", "task_list.created", "webhooks.x", "order.task.created"):
+        assert publish(event, {}, group_id="grp_1", occasion=make_occasion()).event == event
+
+
+def test_what_is_published_has_no_thin_form() -> None:
+    with pytest.raises(PayloadTooLarge):
+        publish("a.b", {"text": "x" * EVENT_LIMIT_BYTES}, group_id="grp_1", occasion=make_occasion())
+
+
+@pytest.mark.parametrize("value", [float("nan"), [float("-inf")], {"a": "\ud800"}, [10**5000]])
+def test_data_that_json_cannot_say_is_named(value: object) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        publish("a.b", {"value": value}, group_id="grp_1", occasion=make_occasion())
+    assert [error.loc for error in refusal.value.errors] == [("data",)]
+
+
+def test_data_of_too_many_levels_is_named() -> None:
+    data: dict[str, object] = {}
+    for _ in range(100_000):
+        data = {"": data}
+    with pytest.raises(InvalidInput):
+        publish("a.b", data, group_id="grp_1", occasion=make_occasion())
 
 
 def made_with(text: str, *, thin_data: dict[str, object] | None):

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import pytest
@@ -9,7 +10,7 @@ from tests.fakes import NOW
 from gatepost.domain import tasks
 from gatepost.domain.errors import InvalidInput, InvalidTransition
 from gatepost.domain.events import Occasion
-from gatepost.domain.tasks import Task, TaskChange, TaskStatus
+from gatepost.domain.tasks import HistoryEntry, Task, TaskChange, TaskStatus
 
 LATER = NOW + timedelta(minutes=5)
 
@@ -207,6 +208,17 @@ def test_a_change_too_big_for_an_event_is_sent_thin() -> None:
     change = tasks.complete(task, make_occasion())
 
     assert data_of(change) == {"id": task.id, "status": "completed", "version": 2, "truncated": True}
+
+
+@pytest.mark.parametrize("status", list(TaskStatus))
+def test_a_deletion_is_one_more_version_and_a_line_of_history_and_no_event(status: TaskStatus) -> None:
+    task = make_task(status=status, version=4, assigned_to="usr_ada")
+
+    deletion = tasks.delete(task, make_occasion(at=LATER, actor_id="usr_eva"))
+
+    assert deletion.task == replace(task, version=5, updated_at=LATER)
+    assert deletion.expected_version == 4
+    assert deletion.history == HistoryEntry(5, LATER, "usr_eva", "task.deleted", {})
 
 
 def data_of(change: TaskChange) -> dict[str, object]:
