@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.builders import GROUP_ID, accepted, make_delivery, make_task_change, make_user, make_webhook
+from tests.builders import (
+    GROUP_ID,
+    accepted,
+    make_delivery,
+    make_occasion,
+    make_swap,
+    make_task_change,
+    make_user,
+    make_webhook,
+)
 from tests.contract.backends import Postgres18Backend, Store
 from tests.contract.steps import (
     ADA,
@@ -15,26 +24,34 @@ from tests.contract.steps import (
     LEASE,
     SECOND,
     add_member,
+    add_task,
     add_webhook,
+    assigned_pair,
     detail,
+    edit_webhook,
     emit_one,
     lease,
     lease_one,
     leased_with_one,
+    propose,
+    proposed,
     read,
     read_one,
     record,
     release,
     save,
+    save_approval,
     taking,
 )
 from tests.fakes import NOW, FakeClock, NumberedChance
 from tests.integration.postgres_rigs import SlowAnswers, ask, changing, postgres_database, until_waiting
 
 from gatepost.adapters.storage import postgres_dialect
-from gatepost.adapters.storage.scripts import LOCKED
+from gatepost.adapters.storage.scripts import LOCKED, Unstorable
+from gatepost.domain import swaps, tasks
 from gatepost.domain.deliveries import QueuedDelivery, Status
 from gatepost.domain.groups import Caller, Role
+from gatepost.domain.tasks import Task
 from gatepost.ports import Saved, Subscriptions
 from gatepost.services.tasks import Tasks
 
@@ -360,6 +377,118 @@ async def test_of_two_who_want_to_be_the_first_person_at_once_one_is(
     owners = await ask(postgres, "SELECT user_id FROM members WHERE role = 'owner'")
     assert sorted(each.value for each in saved) == (["done", "exists"] if rule else ["done", "done"])
     assert len(owners) == (1 if rule else 2)
+
+
+# --- swaps ---------------------------------------------------------------------------------------------------
+
+
+@RULE
+async def test_of_two_who_approve_one_swap_at_once_the_second_finds_it_decided(
+    rule: bool, without_locks: Any, postgres: Postgres18Backend, ada: Store, eve: Store
+) -> None:
+    pair = await assigned_pair(ada)
+    swap = await propose(ada, *pair)
+    if not rule:
+        without_locks()
+
+    async with changing(postgres, "SELECT 1 FROM swaps WHERE id = $1 FOR UPDATE", swap.id):
+        approving = [
+            asyncio.create_task(save_approval(store, swaps.approve(swap, *pair, make_occasion())))
+            for store in (ada, eve)
+        ]
+        await until_waiting(postgres, 2)
+    ends = await asyncio.gather(*approving, return_exceptions=True)
+
+    assert Saved.DONE in ends
+    assert (Saved.EXISTS in ends) is rule
+    assert any(isinstance(end, Unstorable) for end in ends) is not rule
+
+
+@RULE
+@pytest.mark.parametrize("which", [0, 1])
+async def test_an_approval_that_waits_for_a_task_sees_that_it_was_changed(
+    rule: bool, which: int, without_locks: Any, postgres: Postgres18Backend, ada: Store
+) -> None:
+    swap, approval = await proposed(ada)
+    if not rule:
+        without_locks()
+
+    sql = "UPDATE tasks SET version = version + 1 WHERE id = $1"
+    async with changing(postgres, sql, approval.changes[which].task.id):
+        approving = asyncio.create_task(save_approval(ada, approval))
+        await until_waiting(postgres)
+
+    assert (await approving is Saved.STALE) is rule
+    people = [assigned_to for (assigned_to,) in await ask(postgres, "SELECT assigned_to FROM tasks ORDER BY id")]
+    assert (len(set(people)) == 2) is rule  # without it one of them has both
+    assert (await ada.swap(GROUP_ID, swap.id) == swap) is rule
+
+
+@RULE
+async def test_of_two_who_propose_swaps_of_one_task_at_once_the_second_finds_the_first(
+    rule: bool, without_locks: Any, postgres: Postgres18Backend, ada: Store, eve: Store
+) -> None:
+    one, other = await assigned_pair(ada)
+    third = await add_task(ada, assigned_to="usr_zoe")
+    if not rule:
+        without_locks()
+
+    async with changing(postgres, "LOCK TABLE open_swaps IN SHARE MODE"):  # may be read, but not written
+        proposing = [
+            asyncio.create_task(store.add_swap(GROUP_ID, make_swap(*pair)))
+            for store, pair in ((ada, (one, other)), (eve, (third, one)))
+        ]
+        await until_waiting(postgres, 2)
+    ends = await asyncio.gather(*proposing, return_exceptions=True)
+
+    assert Saved.DONE in ends
+    assert (Saved.EXISTS in ends) is rule
+    assert any(isinstance(end, Unstorable) for end in ends) is not rule
+
+
+async def test_swaps_changes_and_edits_of_webhooks_at_once_never_wait_in_a_circle(
+    postgres: Postgres18Backend, ada: Store, eve: Store
+) -> None:
+    webhook = await add_webhook(ada)
+    added = [await add_task(ada, assigned_to=f"usr_{n}") for n in range(4)]
+
+    async def task(store: Store, number: int) -> Task:
+        found = await store.task(GROUP_ID, added[number].id)
+        assert found is not None
+        return found
+
+    async def keep_swapping(store: Store, first: int, second: int) -> None:
+        for _ in range(8):
+            pair = await task(store, first), await task(store, second)
+            swap = make_swap(*pair)
+            if await store.add_swap(GROUP_ID, swap) is Saved.DONE:
+                approval = swaps.approve(swap, *pair, make_occasion())
+                if await save_approval(store, approval, make_delivery(approval.event, webhook)) is not Saved.DONE:
+                    await store.reject_swap(GROUP_ID, swaps.reject(swap, "usr_boss", now=NOW))
+
+    async def keep_changing(store: Store, number: int, titles: str) -> None:
+        for title in titles:
+            change = tasks.update(await task(store, number), {"title": title}, make_occasion())
+            assert change is not None
+            await save(store, change, make_delivery(change.event, webhook))
+
+    async def keep_editing() -> None:
+        edited = webhook
+        for name in "abcdefgh":
+            edited = await edit_webhook(eve, edited, name=name)
+
+    await asyncio.gather(
+        *(keep_swapping(store, n, (n + step) % 4) for store, step in ((ada, 1), (eve, 3)) for n in range(4)),
+        *(
+            keep_changing(store, n, titles)
+            for store, titles in ((ada, "abcdefgh"), (eve, "ABCDEFGH"))
+            for n in range(4)
+        ),
+        keep_editing(),
+    )
+
+    deadlocks = await ask(postgres, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    assert deadlocks == [(0,)]
 
 
 # --- leasing -------------------------------------------------------------------------------------------------
