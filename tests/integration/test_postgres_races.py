@@ -52,7 +52,9 @@ from gatepost.domain import swaps, tasks
 from gatepost.domain.deliveries import QueuedDelivery, Status
 from gatepost.domain.groups import Caller, Role
 from gatepost.domain.tasks import Task
-from gatepost.ports import Saved, Subscriptions
+from gatepost.ports import Draws, Saved, Subscriptions
+from gatepost.services.emitting import Emitter
+from gatepost.services.matcher import Matcher
 from gatepost.services.tasks import Tasks
 
 RULE = pytest.mark.parametrize("rule", [True, False], ids=["with the rule", "without it"])
@@ -234,9 +236,10 @@ async def test_a_webhook_added_while_a_change_is_matched_is_owed_its_event(
     rule: bool, postgres: Postgres18Backend, ada: Store, eve: Store
 ) -> None:
     store = Interrupted(ada, eve, rule=rule)
-    tasks = Tasks(store, store, FakeClock(), NumberedChance(first=1_000_000))  # type: ignore[arg-type]
+    chance = NumberedChance(first=1_000_000)
+    service = Tasks(store, store, Emitter(Matcher(store), chance), FakeClock(), chance)  # type: ignore[arg-type]
 
-    await tasks.create(Caller("key_ada", GROUP_ID, Role.ADMIN), {"title": "Night shift"})
+    await service.create(Caller("key_ada", GROUP_ID, Role.ADMIN), {"title": "Night shift"}, draws=Draws(NOW, chance))
 
     owed = await ask(postgres, "SELECT webhook_id FROM deliveries")
     assert [webhook_id for (webhook_id,) in owed] == (store.added if rule else [])
