@@ -53,25 +53,43 @@ class Api:
 
 
 # The steps, after the creation, that lead to each event; `start` is a change like any other.
-ROUTES: Mapping[str, tuple[str, ...]] = {
+_ROUTES: Mapping[str, tuple[str, ...]] = {
     "task.created": (),
     "task.updated": ("start",),
     "task.completed": ("complete",),
     "task.approved": ("complete", "approve"),
     "task.rejected": ("complete", "reject"),
 }
+EVENTS = (*_ROUTES, "task.swapped")
 
 
 def trigger(api: Api, event: str, *, title: str) -> dict[str, Any]:
-    """Create a task and drive it to an event, as a person would; return the task as it then is.
+    """Create a task, or two to swap, and drive it to an event, as a person would; return the task as it then is.
 
-    Raises: RequestFailed, when a step is not answered with 2xx.
+    Raises: RequestFailed, when a step is not answered with 2xx, or nobody is there to swap tasks between.
     """
+    if event == "task.swapped":
+        return _swapped(api, title)
     task = api.call("POST", "/api/tasks", {"title": title})
-    for step in ROUTES[event]:
+    for step in _ROUTES[event]:
         body = {"reason": "Triggered to see what a rejection looks like."} if step == "reject" else {}
         task = api.call("POST", f"/api/tasks/{task['id']}/{step}", body)
     return task
+
+
+def _swapped(api: Api, title: str) -> dict[str, Any]:
+    [group] = api.call("GET", "/api/groups")["items"]
+    members = api.call("GET", f"/api/groups/{group['id']}/members?limit=2")["items"]
+    if len(members) < 2:
+        raise RequestFailed(
+            f"The group {group['name']!r} needs two members to swap tasks between: `gatepost group add-member` adds one."
+        )
+    task, other = [
+        api.call("POST", "/api/tasks", {"title": title, "assignedTo": member["userId"]}) for member in members
+    ]
+    swap = api.call("POST", "/api/swaps", {"taskId": task["id"], "withTaskId": other["id"]})
+    api.call("POST", f"/api/swaps/{swap['id']}/approve", {})
+    return api.call("GET", f"/api/tasks/{task['id']}")
 
 
 def checked_url(url: str) -> str:

@@ -148,6 +148,18 @@ def test_a_triggered_event_is_delivered_verified_retried_and_forwarded(serving: 
     serving.call("PATCH", f"/api/integrations/webhooks/{webhook['id']}", {"enabled": False})
 
 
+def test_a_swap_is_triggered_between_two_members(serving: Server) -> None:
+    [group] = serving.call("GET", "/api/groups")["items"]
+    arguments = ("trigger", "task.swapped", "--url", serving.url, "--key", serving.key)
+    assert "two members" in told(run(*arguments))
+    for name in ("ann", "ben"):
+        body = {"email": f"{name}@example.com", "role": "member"}
+        serving.call("POST", f"/api/groups/{group['id']}/members", body)
+    done = run(*arguments, "--json")
+    task = json.loads(done.stdout)
+    assert (task["version"], task["history"][-1]["event"]) == (2, "task.swapped"), done.stderr
+
+
 def test_a_receiver_with_another_secret_says_that_it_is_another(serving: Server) -> None:
     with running("listen", "--port", "0", "--secret", OTHER) as listening:
         webhook = serving.webhook(url_of(listening))

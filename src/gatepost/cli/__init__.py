@@ -154,17 +154,18 @@ def listen(
 
 @root.command()
 def trigger(
-    event: Annotated[str, typer.Argument(metavar="EVENT", help=f"One of {', '.join(client.ROUTES)}.")],
+    event: Annotated[str, typer.Argument(metavar="EVENT", help=f"One of {', '.join(client.EVENTS)}.")],
     url: Annotated[str, typer.Option(help="Where Gatepost serves.")] = "http://127.0.0.1:8000",
     key: Annotated[
-        str | None, typer.Option(envvar="GATEPOST_API_KEY", help="An API key; approving and rejecting need an admin's.")
+        str | None,
+        typer.Option(envvar="GATEPOST_API_KEY", help="An API key; approving, rejecting and swapping need an admin's."),
     ] = None,
     title: Annotated[str, typer.Option(help="The title of the task.")] = "Triggered from the command line",
     as_json: JsonOption = False,
 ) -> None:
-    """Create a task through the API and drive it to an event."""
-    if event not in client.ROUTES:
-        raise typer.BadParameter(f"give one of {', '.join(client.ROUTES)}", param_hint="EVENT")
+    """Create a task through the API, or two to swap, and drive it to an event."""
+    if event not in client.EVENTS:
+        raise typer.BadParameter(f"give one of {', '.join(client.EVENTS)}", param_hint="EVENT")
     if not key:
         fail("There is no API key: give --key, or set GATEPOST_API_KEY. `gatepost key create` makes one.", EXIT_USAGE)
     task = client.trigger(client.Api(client.checked_url(url), key), event, title=title)
