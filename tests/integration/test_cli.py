@@ -255,6 +255,7 @@ def test_the_demo_shows_a_failure_that_is_retried_until_it_is_delivered() -> Non
     assert done.returncode == 0, done.stderr
     assert done.stderr == b""
     assert "curl -X POST http://127.0.0.1:" in shown
+    assert "as admin@localhost with the password" in shown
     assert "again in" in shown
     assert "verified ✓" in shown
     assert "REFUSED" not in shown

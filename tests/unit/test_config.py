@@ -147,3 +147,60 @@ def test_requests_in_flight_are_cut_to_the_descriptor_limit(monkeypatch: pytest.
 def test_a_misspelt_variable_is_found_with_the_one_that_was_meant() -> None:
     found = config.unknown_variables(["GATEPOST_LEASE_SECOND", "GATEPOST_PORT", "GATEPOST_API_KEY", "PATH"])
     assert found == {"GATEPOST_LEASE_SECOND": "GATEPOST_LEASE_SECONDS"}
+
+
+@pytest.mark.parametrize(
+    ("given", "origin"),
+    [
+        ("https://hooks.example.com", "https://hooks.example.com"),
+        ("https://hooks.example.com/", "https://hooks.example.com"),
+        ("http://10.0.0.1:8000", "http://10.0.0.1:8000"),
+        ("http://[fd00::1]:8000", "http://[fd00::1]:8000"),
+    ],
+)
+def test_the_public_url_is_an_origin(monkeypatch: pytest.MonkeyPatch, given: str, origin: str) -> None:
+    monkeypatch.setenv("GATEPOST_PUBLIC_URL", given)
+    assert config.load().public_url == origin
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "hooks.example.com",
+        "ftp://hooks.example.com",
+        "https://",
+        "https://hooks.example.com/gatepost",
+        "https://ann@hooks.example.com",
+        "https://hooks.example.com?x",
+        "https://hooks.example.com:port",
+        "https://[fd00",
+        "https://hooks.example.com\x00",
+    ],
+)
+def test_what_is_no_origin_is_refused(given: str) -> None:
+    with pytest.raises(InvalidSettings, match=r"GATEPOST_PUBLIC_URL cannot be used: write an origin"):
+        config.load(public_url=given)
+
+
+def test_whom_the_first_start_makes_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (config.load().admin_email, config.load().admin_password) == ("admin@localhost", None)
+    monkeypatch.setenv("GATEPOST_ADMIN_EMAIL", " Ann@Example.com ")
+    monkeypatch.setenv("GATEPOST_ADMIN_PASSWORD", "correct horse")
+    settings = config.load()
+    assert settings.admin_email == "ann@example.com"
+    assert "correct horse" not in repr(settings)
+    monkeypatch.setenv("GATEPOST_ADMIN_EMAIL", "nobody")
+    monkeypatch.setenv("GATEPOST_ADMIN_PASSWORD", "short")
+    with pytest.raises(InvalidSettings) as refused:
+        config.load()
+    assert "GATEPOST_ADMIN_EMAIL cannot be used: give an e-mail address" in str(refused.value)
+    assert "GATEPOST_ADMIN_PASSWORD cannot be used: give 8 to 200 characters" in str(refused.value)
+    assert "short" not in str(refused.value)
+
+
+def test_trusted_proxies_are_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEPOST_TRUSTED_PROXIES", "10.0.0.0/8,fd00::/8")
+    assert config.load().trusted_proxies == (IPv4Network("10.0.0.0/8"), IPv6Network("fd00::/8"))
+    monkeypatch.setenv("GATEPOST_TRUSTED_PROXIES", "127.0.0.1/0")
+    with pytest.raises(InvalidSettings, match="GATEPOST_TRUSTED_PROXIES"):
+        config.load()
