@@ -81,9 +81,7 @@ def _swapped(api: Api, title: str) -> dict[str, Any]:
     [group] = api.call("GET", "/api/groups")["items"]
     members = api.call("GET", f"/api/groups/{group['id']}/members?limit=2")["items"]
     if len(members) < 2:
-        raise RequestFailed(
-            f"The group {group['name']!r} needs two members to swap tasks between: `gatepost group add-member` adds one."
-        )
+        raise RequestFailed(f"The group {group['name']!r} needs two members: `gatepost group add-member` adds one.")
     task, other = [
         api.call("POST", "/api/tasks", {"title": title, "assignedTo": member["userId"]}) for member in members
     ]
