@@ -4,13 +4,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.integration.apis import Api, Client, expect, fields_of, problem
+from tests.integration.apis import Api, expect, fields_of, problem
 
 from gatepost.domain.groups import Role
 from gatepost.domain.swaps import Swap
 from gatepost.ports import Saved
-
-PASSWORD = "correct horse battery"
 
 
 async def two_tasks(api: Api) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -28,25 +26,6 @@ async def propose(api: Api, task: dict[str, Any], other: dict[str, Any], **more:
 
 async def assignees(api: Api, *tasks: dict[str, Any]) -> list[str]:
     return [expect(await api.member.get(f"/api/tasks/{task['id']}"), 200)["assignedTo"] for task in tasks]
-
-
-async def signed_in(api: Api, email: str) -> tuple[str, Client]:
-    """Return a new member's id, and the member as their browser calls us."""
-    body = {"email": email, "role": "member", "password": PASSWORD}
-    added = expect(await api.admin.post(f"/api/groups/{api.group.id}/members", body), 201)
-    answer = await api.stranger.post("/api/auth/login", {"email": email, "password": PASSWORD})
-    expect(answer, 200)
-    api.stranger.http.cookies.clear()  # it is one jar for all callers
-    cookie = answer.headers["set-cookie"].partition(";")[0]
-    return added["userId"], Browser(api.stranger.http, cookie)
-
-
-class Browser(Client):
-    """Somebody with a session; `key` is its cookie."""
-
-    async def __call__(self, method: str, path: str, **request: Any) -> Any:
-        headers = {"Cookie": self.key, "Origin": "http://gatepost.test", **request.pop("headers", {})}
-        return await self.http.request(method, path, headers=headers, **request)
 
 
 async def test_an_approved_swap_exchanges_the_assignees(api: Api) -> None:
@@ -221,29 +200,29 @@ async def test_what_does_not_exist_is_not_found(api: Api) -> None:
 
 
 async def test_an_assignee_proposes_and_an_admin_decides(api: Api) -> None:
-    ann_id, ann = await signed_in(api, "ann@example.com")
-    _, ben = await signed_in(api, "ben@example.com")
-    mine = await api.new_task(assignedTo=ann_id)
+    browser, ann = await api.signed_in(Role.MEMBER)
+    another, _ = await api.signed_in(Role.MEMBER)
+    mine = await api.new_task(assignedTo=ann.id)
     theirs = await api.new_task(assignedTo=await api.new_person())
     body = {"taskId": theirs["id"], "withTaskId": mine["id"]}
 
-    problem(await ben.post("/api/swaps", body), 403, "forbidden")
+    problem(await another.post("/api/swaps", body), 403, "forbidden")
     problem(await api.member.post("/api/swaps", body), 403, "forbidden")
-    swap = expect(await ann.post("/api/swaps", body), 201)
+    swap = expect(await browser.post("/api/swaps", body), 201)
 
-    assert swap["proposedBy"] == ann_id
+    assert swap["proposedBy"] == ann.id
     for verb in ("approve", "reject"):
-        problem(await ann.post(f"/api/swaps/{swap['id']}/{verb}"), 403, "forbidden")
+        problem(await browser.post(f"/api/swaps/{swap['id']}/{verb}"), 403, "forbidden")
     expect(await api.admin.post(f"/api/swaps/{swap['id']}/approve"), 200)
     assert (await assignees(api, mine))[0] == theirs["assignedTo"]
 
 
 async def test_what_a_browser_does_has_its_origin_in_the_event(api: Api) -> None:
-    ann_id, ann = await signed_in(api, "ann@example.com")
+    browser, ann = await api.signed_in(Role.MEMBER)
     deaf = await api.new_webhook(ignoreOrigins=["ui"])
-    expect(await ann.post("/api/tasks", {"title": "Mine"}), 201)
+    expect(await browser.post("/api/tasks", {"title": "Mine"}), 201)
     [event] = expect(await api.admin.get("/api/integrations/events"), 200)["items"]
-    assert (event["origin"], event["actorId"]) == ("ui", ann_id)
+    assert (event["origin"], event["actorId"]) == ("ui", ann.id)
     assert await api.deliveries_of(deaf["id"]) == []
 
 
@@ -306,8 +285,7 @@ async def test_an_approval_survives_a_webhook_that_is_written_meanwhile(api: Api
 
 
 async def test_who_owns_a_group_decides_on_swaps_too(api: Api) -> None:
-    ann_id, ann = await signed_in(api, "ann@example.com")
-    assert await api.store.save_role(api.group.id, ann_id, Role.OWNER) is Saved.DONE
+    browser, ann = await api.signed_in(Role.OWNER)
     swap = await propose(api, *await two_tasks(api))
-    decided = expect(await ann.post(f"/api/swaps/{swap['id']}/approve"), 200)
-    assert decided["decidedBy"] == ann_id
+    decided = expect(await browser.post(f"/api/swaps/{swap['id']}/approve"), 200)
+    assert decided["decidedBy"] == ann.id
