@@ -6,7 +6,15 @@ Each race is made, not waited for: a `Tap` stops one store just before a write, 
 from typing import Any
 
 import pytest
-from tests.builders import GROUP_ID, accepted, make_delivery, make_occasion, make_task_change, new_id
+from tests.builders import (
+    GROUP_ID,
+    accepted,
+    make_delivery,
+    make_event,
+    make_occasion,
+    make_task_change,
+    new_id,
+)
 from tests.contract.backends import MongoBackend, Store
 from tests.contract.steps import (
     EVE,
@@ -33,8 +41,8 @@ from gatepost.adapters.storage.mongo_outbox import MOST_PENDING_EVENTS
 from gatepost.domain import tasks
 from gatepost.domain.deliveries import Delivery, QueuedDelivery, Status, replayed
 from gatepost.domain.errors import StoreUnavailable
-from gatepost.domain.tasks import TaskChange
-from gatepost.ports import DeliveryQuery, Saved
+from gatepost.domain.tasks import TaskChange, TaskDeletion
+from gatepost.ports import DeliveryQuery, EventQuery, Saved, TaskQuery
 
 EVERYTHING = DeliveryQuery()
 
@@ -180,6 +188,98 @@ async def test_a_change_is_refused_when_too_much_waits_and_taken_once_it_is_pass
     await assert_whole(other_store, [*changes, change], deliveries)
 
 
+# --- deletions and published events --------------------------------------------------------------------------
+
+DELETING = ["tasks.find_one_and_update", "history.insert_many", "tasks.update_one"]
+PUBLISHING = ["events.insert_many", "deliveries.insert_many", "lanes.bulk_write", "events.update_one"]
+
+
+@pytest.mark.parametrize("finished_by", ["the sweep", "a repeat"])
+@pytest.mark.parametrize("is_done_first", [False, True])
+@pytest.mark.parametrize("number", range(1, len(DELETING) + 1))
+async def test_wherever_its_process_dies_a_deletion_is_there_whole_or_not_at_all(
+    store: Store, other_store: Store, number: int, is_done_first: bool, finished_by: str
+) -> None:
+    change = make_task_change()
+    assert await save(store, change) is Saved.DONE
+    deletion = tasks.delete(change.task, make_occasion())
+    tap = Tap(store)
+    tap.die_at(number, is_done_first=is_done_first)
+    try:
+        saved = await store.delete_task(GROUP_ID, deletion)
+    except StoreUnavailable:
+        saved = None
+    assert (saved, tap.written) == (Saved.DONE if number > 1 else None, DELETING[:number])
+    is_deleted = number > 1 or is_done_first
+    await assert_deleted(other_store, change, deletion, is_deleted=is_deleted)
+
+    if finished_by == "a repeat":
+        assert await other_store.delete_task(GROUP_ID, deletion) is Saved.DONE
+        is_deleted = True
+    for _ in range(2):
+        await other_store.sweep(now=NOW)
+
+    await assert_deleted(other_store, change, deletion, is_deleted=is_deleted)
+    found = await documents(other_store)
+    assert [each["outbox"] for each in found["tasks"]] == [{}]
+    assert len(found["history"]) == 1 + is_deleted
+
+
+@pytest.mark.parametrize("finished_by", ["the sweep", "a repeat"])
+@pytest.mark.parametrize("is_done_first", [False, True])
+@pytest.mark.parametrize("number", range(1, len(PUBLISHING) + 1))
+async def test_wherever_its_process_dies_a_published_event_is_there_whole_and_once(
+    store: Store, other_store: Store, number: int, is_done_first: bool, finished_by: str
+) -> None:
+    webhook = await add_webhook(store)
+    event = make_event(event="order.paid", tasks=())
+    deliveries = [make_delivery(event, webhook)]
+    handed: list[QueuedDelivery] = []
+    store.on_queued = taking(handed)
+    version = (await store.subscriptions(GROUP_ID)).version
+    tap = Tap(store)
+    tap.die_at(number, is_done_first=is_done_first)
+    try:
+        saved = await store.publish(GROUP_ID, event, deliveries, webhooks_version=version)
+    except StoreUnavailable:
+        saved = None
+    assert (saved, tap.written, handed) == (Saved.DONE if number > 1 else None, PUBLISHING[:number], [])
+    is_committed = number > 1 or is_done_first
+
+    if finished_by == "a repeat":
+        again = [make_delivery(event, webhook)]
+        saved = await other_store.publish(GROUP_ID, event, again, webhooks_version=version)
+        assert saved is (Saved.EXISTS if is_committed else Saved.DONE)
+        deliveries = deliveries if is_committed else again
+        is_committed = True
+    for _ in range(2):
+        await other_store.sweep(now=NOW)
+
+    assert (
+        list((await other_store.events(GROUP_ID, EventQuery(), limit=9, before=None)).items) == [event] * is_committed
+    )
+    listed = await other_store.deliveries(GROUP_ID, EVERYTHING, limit=9, before=None)
+    assert list(listed.items) == deliveries * is_committed
+    assert set(await lease(other_store)) == ({webhook.id} if is_committed else set())
+    assert [each["outbox"] for each in (await documents(other_store))["events"]] == [{}] * is_committed
+
+
+async def test_of_one_event_published_twice_at_once_the_second_brings_no_deliveries(
+    store: Store, other_store: Store
+) -> None:
+    webhook = await add_webhook(store)
+    event = make_event(event="order.paid", tasks=())
+    first, second = make_delivery(event, webhook), make_delivery(event, webhook)
+    version = (await store.subscriptions(GROUP_ID)).version
+    publishing = store.publish(GROUP_ID, event, [first], webhooks_version=version)
+
+    async with Tap(store).stopped_before("deliveries.insert_many", publishing) as slow:
+        saved = await other_store.publish(GROUP_ID, event, [second], webhooks_version=version)
+
+    assert (slow.result(), saved) == (Saved.DONE, Saved.EXISTS)
+    assert list((await store.deliveries(GROUP_ID, EVERYTHING, limit=9, before=None)).items) == [first]
+
+
 # --- handing over --------------------------------------------------------------------------------------------
 
 
@@ -245,6 +345,14 @@ async def assert_whole(store: Store, changes: list[TaskChange], deliveries: list
         task_id = changes[-1].task.id
         assert await store.task(GROUP_ID, task_id) == changes[-1].task
         assert list(await store.history(GROUP_ID, task_id)) == [change.history for change in changes]
+
+
+async def assert_deleted(store: Store, change: TaskChange, deletion: TaskDeletion, *, is_deleted: bool) -> None:
+    assert await store.task(GROUP_ID, change.task.id) == (None if is_deleted else change.task)
+    page = await store.tasks(GROUP_ID, TaskQuery(), limit=9, before=None)
+    assert list(page.items) == ([] if is_deleted else [change.task])
+    lines = [change.history, deletion.history] if is_deleted else [change.history]
+    assert list(await store.history(GROUP_ID, change.task.id)) == lines
 
 
 async def empty(store: Store) -> None:

@@ -1,7 +1,10 @@
 """Webhooks on MongoDB: wherever their writer dies, the next one, or the sweep, ends what it began."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
-from tests.builders import GROUP_ID, make_delivery, make_task_change, make_webhook
+from tests.builders import GROUP_ID, make_delivery, make_event, make_task_change, make_webhook, subscription_of
 from tests.contract.backends import MongoBackend, Store
 from tests.contract.steps import HOUR, SECOND, add_webhook, detail, edit_webhook, emit_one, lease, save
 from tests.fakes import NOW
@@ -10,8 +13,9 @@ from tests.integration.taps import Tap
 
 from gatepost.domain.deliveries import Status
 from gatepost.domain.errors import StoreUnavailable
+from gatepost.domain.events import Event
 from gatepost.domain.webhooks import with_changes
-from gatepost.ports import Saved
+from gatepost.ports import RoutedWebhook, Saved
 
 
 @pytest.fixture
@@ -27,7 +31,13 @@ async def other_store(mongodb: MongoBackend) -> Store:
 async def test_whoever_matched_before_a_webhook_was_written_is_refused_after_it_was_answered(
     store: Store, other_store: Store
 ) -> None:
-    for stop in ("lanes.insert_many", "webhooks.insert_many", "groups.update_one", "webhooks.update_one"):
+    for stop in (
+        "lanes.insert_many",
+        "webhooks.insert_many",
+        "groups.find_one_and_update",
+        "webhook_revisions.insert_many",
+        "webhooks.update_one",
+    ):
         async with Tap(store).stopped_before(stop, add_webhook(store)):
             matched = await other_store.subscriptions(GROUP_ID)
 
@@ -36,7 +46,7 @@ async def test_whoever_matched_before_a_webhook_was_written_is_refused_after_it_
         assert saved is Saved.WEBHOOKS_MOVED or matched == webhooks
 
 
-@pytest.mark.parametrize("number", range(1, 7))
+@pytest.mark.parametrize("number", range(1, 8))
 async def test_wherever_its_writer_dies_a_new_webhook_can_be_added_again(
     store: Store, other_store: Store, number: int
 ) -> None:
@@ -50,15 +60,15 @@ async def test_wherever_its_writer_dies_a_new_webhook_can_be_added_again(
     saved = await other_store.add_webhook(GROUP_ID, webhook, quota=2)
 
     assert saved is Saved.DONE
-    assert await other_store.save_change(GROUP_ID, make_task_change(), [], webhooks_version=matched.version) is (
-        Saved.WEBHOOKS_MOVED
-    )
+    webhooks = await other_store.subscriptions(GROUP_ID)
+    emitted = await other_store.save_change(GROUP_ID, make_task_change(), [], webhooks_version=matched.version)
+    assert emitted is Saved.WEBHOOKS_MOVED or matched == webhooks
     await emit_one(other_store, webhook)
     assert set(await lease(other_store)) == {webhook.id}
     assert await other_store.add_webhook(GROUP_ID, make_webhook(), quota=2) is Saved.QUOTA_EXCEEDED
 
 
-@pytest.mark.parametrize("number", range(1, 7))
+@pytest.mark.parametrize("number", range(1, 8))
 async def test_wherever_its_writer_dies_a_webhook_that_can_be_matched_can_be_delivered_to(
     store: Store, other_store: Store, number: int
 ) -> None:
@@ -76,7 +86,7 @@ async def test_wherever_its_writer_dies_a_webhook_that_can_be_matched_can_be_del
 
 
 @pytest.mark.parametrize("is_done_first", [False, True])
-@pytest.mark.parametrize("number", range(1, 5))
+@pytest.mark.parametrize("number", range(1, 6))
 @pytest.mark.parametrize("change", ["disable", "enable", "delete"])
 async def test_wherever_its_writer_dies_an_edit_holds_or_frees_the_lane_and_is_told(
     store: Store, other_store: Store, change: str, number: int, is_done_first: bool
@@ -154,3 +164,71 @@ async def test_secrets_and_header_values_are_sealed_in_every_document(store: Sto
     assert "easy to find" in everything
     assert "nobody-may-find" not in everything
     assert webhook.secrets[0].value.removeprefix("whsec_") not in everything
+
+
+# --- revisions -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_done_first", [False, True])
+@pytest.mark.parametrize("number", range(1, 6))
+@pytest.mark.parametrize("change", ["disable", "delete"])
+async def test_wherever_its_writer_dies_what_a_webhook_asks_for_is_noted_once(
+    store: Store, other_store: Store, change: str, number: int, is_done_first: bool
+) -> None:
+    webhook = await add_webhook(store)
+    Tap(store).die_at(number, is_done_first=is_done_first)
+    if change == "delete":
+        writing = store.delete_webhook(GROUP_ID, webhook.id, now=NOW)
+    else:
+        writing = store.save_webhook(GROUP_ID, with_changes(webhook, now=NOW, enabled=False))
+    with pytest.raises(StoreUnavailable):
+        await writing
+
+    for _ in range(2):
+        await other_store.sweep(now=NOW)
+
+    is_written = number > 1 or is_done_first
+    event = make_event()
+    assert await publish(other_store, event) is Saved.DONE
+    asked = {each.webhook_id: each.subscription for each in await routed(other_store, event)}
+    if not is_written:
+        assert asked == {webhook.id: subscription_of(webhook)}
+    elif change == "disable":
+        assert asked == {webhook.id: replace(subscription_of(webhook), enabled=False)}
+    else:
+        assert asked == {}
+    assert len((await documents(store))["webhook_revisions"]) == 1 + is_written
+
+
+async def test_a_slow_edit_is_not_taken_for_what_a_webhook_asks_for_since_a_newer_one(
+    store: Store, other_store: Store
+) -> None:
+    webhook = await add_webhook(store)
+
+    async with Tap(store).stopped_before("groups.find_one_and_update", edit_webhook(store, webhook, enabled=False)):
+        disabled = await other_store.webhook(GROUP_ID, webhook.id)
+        assert disabled is not None
+        enabled = await edit_webhook(other_store, disabled, enabled=True, events=("order.*",))
+
+    event = make_event()
+    assert await publish(store, event) is Saved.DONE
+    assert [each.subscription for each in await routed(store, event)] == [subscription_of(enabled)]
+
+
+async def test_an_edit_that_asks_for_the_same_leaves_no_revision(store: Store) -> None:
+    webhook = await add_webhook(store)
+
+    await edit_webhook(store, webhook, name="Another")
+
+    assert len((await documents(store))["webhook_revisions"]) == 1
+
+
+async def publish(store: Store, event: Event) -> Saved:
+    version = (await store.subscriptions(GROUP_ID)).version
+    return await store.publish(GROUP_ID, event, [], webhooks_version=version)
+
+
+async def routed(store: Store, event: Event) -> Sequence[RoutedWebhook]:
+    routing = await store.routing(GROUP_ID, event.id)
+    assert routing is not None
+    return routing.webhooks
