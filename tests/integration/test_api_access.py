@@ -16,6 +16,10 @@ async def test_foreign_rows_stay_out_of_lists(api: Api) -> None:
         assert expect(await api.other_admin.get(path), 200) == {"items": [], "nextCursor": None}
 
 
+async def test_a_group_without_a_name_is_no_group(api: Api) -> None:
+    problem(await api.admin.get("/api/tasks?groupId="), 404, "not_found")
+
+
 async def test_a_delivery_is_found_under_its_own_webhook_only(api: Api) -> None:
     webhook, other = await api.new_webhook(), await api.new_webhook(events=["task.approved"])
     await api.new_task()

@@ -309,6 +309,16 @@ async def test_a_session_ended_by_another_process_lives_on_for_no_more_than_a_se
     assert not await signed_in_or_not(browser)
 
 
+async def test_whoever_leaves_a_session_that_another_process_has_just_ended_is_not_bothered(still: Api) -> None:
+    for leave in ("/api/auth/logout", "/api/auth/login"):
+        browser, user = await still.signed_in()
+        assert await signed_in_or_not(browser)
+        await still.store.end_sessions(user.id)
+        answer = await browser.post(leave, {"email": user.email, "password": PASSWORD})
+        assert answer.status_code in (200, 204)
+        assert await signed_in_or_not(browser) is (answer.status_code == 200)
+
+
 async def test_a_session_opens_with_its_own_secret_only(api: Api) -> None:
     browser, _ = await api.signed_in()
     number, _, secret = browser.http.cookies[COOKIE].partition(".")

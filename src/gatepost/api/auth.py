@@ -41,7 +41,7 @@ class Identity:
         Raises: NotFound, for a group that is not theirs, whether there is one or not; InvalidInput, when none is given
                 and it does not go without saying.
         """
-        group_id = group_id or self.group_id
+        group_id = self.group_id if group_id is None else group_id
         if group_id is None:
             raise invalid("groupId", "give the group", code="missing")
         role = self.memberships.get(group_id)

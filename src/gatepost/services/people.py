@@ -97,7 +97,7 @@ class People:
             await self._store.end_sessions(user.id, [session[0].id])
             raise _wrong()
         if replaced is not None and (before := await self.authenticate(replaced)):
-            await self.end_session(before.session.user_id, before.session.id)
+            await self.sign_out(before.session.user_id, before.session.id)
         return NewSession(await self.profile(user.id), session[1])
 
     async def change_password(self, user_id: str, current: str, new: str, *, address: str) -> NewSession:
@@ -120,6 +120,11 @@ class People:
         now = self._clock.now()
         return [session for session in await self._store.sessions(user_id) if now < session.expires_at]
 
+    async def sign_out(self, user_id: str, session_id: str) -> None:
+        """End the session that somebody is in, also when it has ended by now."""
+        await self._store.end_sessions(user_id, [session_id])
+        self.forget(user_id)
+
     async def end_session(self, user_id: str, session_id: str) -> None:
         """End one session.
 
@@ -128,8 +133,7 @@ class People:
         session = await self._store.session(session_id)
         if session is None or session.user_id != user_id:
             raise NotFound("you have no such session")
-        await self._store.end_sessions(user_id, [session_id])
-        self.forget(user_id)
+        await self.sign_out(user_id, session_id)
 
     async def end_sessions(self, user_id: str) -> None:
         """End all sessions of a person."""

@@ -52,7 +52,7 @@ async def sign_in(
 
 @router.post("/api/auth/logout", operation_id="signOut", summary="End the session", status_code=204)
 async def sign_out(call: SignedInCall, request: Request, response: Response) -> None:
-    await call.services.people.end_session(call.actor_id, call.session_id)
+    await call.services.people.sign_out(call.actor_id, call.session_id)
     _clear_cookie(request, response)
 
 
