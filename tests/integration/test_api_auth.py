@@ -162,6 +162,16 @@ async def test_a_key_sees_itself_in_the_shape_of_a_person(api: Api) -> None:
     assert me == {"email": None, "name": None, "isInstallationOwner": False, "groups": [group]}
 
 
+async def test_of_many_first_starts_one_makes_the_owner(api: Api) -> None:
+    people, draws = api.services.people, api.services.requests.draws()
+    made = await asyncio.gather(*(people.create_first(f"a{n}@example.com", None, draws=draws) for n in range(5)))
+    [owner] = [each for each in made if each]
+    me = await sign_in(api.browser(), owner.user.email, owner.password or "")
+    assert me["isInstallationOwner"] is True
+    assert {group["name"] for group in me["groups"]} == {"Ours", "Theirs"}
+    assert await people.create_first("late@example.com", PASSWORD, draws=draws) is None
+
+
 # --- guessing ------------------------------------------------------------------------------------------------
 
 

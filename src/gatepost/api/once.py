@@ -59,12 +59,10 @@ class _Underway:
 
 
 async def draws_of(request: Request, requests: Requests, actor_id: str, key: str | None) -> Draws:
-    """Return what a request draws. With a key that is what it drew the first time.
+    """Return what a request of an OnceRoute draws. With a key that is what it drew the first time.
 
     Raises: InvalidInput; IdempotencyInProgress; IdempotencyMismatch.
     """
-    if _UNDERWAY not in request.scope:
-        raise RuntimeError("a route that honours Idempotency-Key must be an OnceRoute")
     if key is None:
         return requests.draws()
     if len(request.headers.getlist("idempotency-key")) > 1 or not _KEY.fullmatch(key):

@@ -91,14 +91,14 @@ class People:
         Raises: Unauthenticated, the same for an unknown account and a wrong password; RateLimited.
         """
         user = await self._judged(email, password, address)
-        session = await self._begin(user)
+        session, text = await self._begin(user)
         latest = await self._store.user(user.id)
         if latest is None or latest.password_hash != user.password_hash:  # whoever changed it ended all sessions
-            await self._store.end_sessions(user.id, [session[0].id])
+            await self._store.end_sessions(user.id, [session.id])
             raise _wrong()
         if replaced is not None and (before := await self.authenticate(replaced)):
             await self.sign_out(before.session.user_id, before.session.id)
-        return NewSession(await self.profile(user.id), session[1])
+        return NewSession(await self.profile(user.id), text)
 
     async def change_password(self, user_id: str, current: str, new: str, *, address: str) -> NewSession:
         """Set another password, end all sessions, and begin a new one.
