@@ -49,6 +49,8 @@ def test_the_five_minutes_work_as_written(tmp_path: Path) -> None:
         assert shown.startswith("task.completed: tsk_")
         events = [each["event"] for each in json.loads(shown.splitlines()[1])["items"]]
         assert sorted(events) == ["task.completed", "task.created"]
+        assert '"verdict":"not_selected"' in shell(BLOCKS["publish"], GATEPOST_API_KEY=key)
+        assert "task.swapped: tsk_" in shell(BLOCKS["people"], GATEPOST_API_KEY=key)
         assert serving.stop() == 0
 
 
