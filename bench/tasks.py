@@ -10,7 +10,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
@@ -30,7 +30,7 @@ class Group:
     http: httpx2.Client
     tasks: int
     webhooks: int
-    last_task: str = ""
+    task_ids: list[str] = field(default_factory=list)
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         answer = self.http.request(method, path, json=body)
@@ -43,7 +43,12 @@ class Group:
             body = {"name": f"Hook {number}", "targetUrl": f"https://hooks.example.com/{number}", "events": events}
             self.call("POST", "/api/integrations/webhooks", body)
         for number in range(self.tasks):
-            self.last_task = self.call("POST", "/api/tasks", {"title": f"Water plant {number}"})["id"]
+            self.task_ids.append(self.call("POST", "/api/tasks", {"title": f"Water plant {number}"})["id"])
+
+    def next_task(self) -> str:
+        """Return one task after the other: an answer has all of its history, and a task seldom has much."""
+        self.task_ids.append(self.task_ids.pop(0))
+        return self.task_ids[-1]
 
 
 @contextmanager
@@ -69,7 +74,7 @@ OPERATIONS: dict[str, Operation] = {
     "list webhooks": lambda group: group.call("GET", "/api/integrations/webhooks"),
     "create a task": lambda group: group.call("POST", "/api/tasks", {"title": "Water one more"}),
     "update a task": lambda group: group.call(
-        "PUT", f"/api/tasks/{group.last_task}", {"title": f"Water {next(_NUMBERS)}"}
+        "PUT", f"/api/tasks/{group.next_task()}", {"title": f"Water {next(_NUMBERS)}"}
     ),
 }
 
