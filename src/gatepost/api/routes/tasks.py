@@ -31,7 +31,13 @@ Assignee = Annotated[
 ]
 Text = Annotated[
     str | None,
-    Query(alias="q", min_length=1, max_length=100, description="Those whose title, description or external id has it."),
+    Query(
+        alias="q",
+        min_length=1,
+        max_length=100,
+        pattern=r"^[^\x00-\x1f]*$",  # no NUL for PostgreSQL, and nothing that spans two fields
+        description="Those whose title, description or external id has it, whatever its case.",
+    ),
 ]
 Create = Annotated[Call[schemas.TaskCreate], Depends(creating(schemas.TaskCreate, Role.MEMBER))]
 
