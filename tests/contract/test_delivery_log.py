@@ -136,7 +136,7 @@ async def listed(store: Store) -> dict[str, Delivery]:
 async def test_a_query_finds_what_meets_all_of_it(
     store: Store, listed: dict[str, Delivery], ask: dict[str, object], found: list[str]
 ) -> None:
-    pages = await every_page(store, DeliveryQuery(**ask), limit=1)  # type: ignore[arg-type]
+    pages = await every_page(store, DeliveryQuery(**ask), limit=1)
 
     assert ids([delivery for page in pages for delivery in page]) == [listed[name].id for name in found]
 

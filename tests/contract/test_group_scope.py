@@ -234,7 +234,7 @@ async def test_no_filter_reaches_into_another_group(
 ) -> None:
     asked = {"task_id": theirs.task.id, "event": "task.created", "status": theirs.delivery.progress.status}
 
-    page = await store.deliveries(stranger, DeliveryQuery(**{field: asked[field]}), limit=10, before=None)  # type: ignore[arg-type]
+    page = await store.deliveries(stranger, DeliveryQuery(**{field: asked[field]}), limit=10, before=None)
 
     assert list(page.items) == []
 
@@ -272,7 +272,7 @@ async def everything_of(store: Store, theirs: Belongings) -> list[object]:
 
 
 async def listed(answer: Awaitable[object]) -> list[object]:
-    return list(await answer)  # type: ignore[call-overload, no-any-return]
+    return list(await answer)
 
 
 async def paged(answer: Awaitable[Page[object]]) -> Page[object]:

@@ -95,7 +95,7 @@ async def test_an_owner_that_stays_is_made_room_for(
     await stay(store)
     leased = await lease(store, ADA, now=LATER)
     await other_store.join(EVE, now=LATER)
-    await other_store.renew_lanes(EVE, {}, now=LATER + stays_for, lease=LEASE)  # type: ignore[operator]
+    await other_store.renew_lanes(EVE, {}, now=LATER + stays_for, lease=LEASE)
 
     surplus = await surplus_of(store, ADA, leased, now=LATER + LEASE / 3)
 

@@ -53,7 +53,7 @@ def full_webhook(**changes: object) -> Webhook:
         disabled_reason="gone",
         updated_at=LATER,
     )
-    return replace(webhook, **changes)  # type: ignore[arg-type]
+    return replace(webhook, **changes)
 
 
 # --- add, look, list -----------------------------------------------------------------------------------------

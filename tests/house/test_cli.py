@@ -33,11 +33,11 @@ def test_every_command_has_its_section_and_every_section_its_command() -> None:
 
 def test_every_option_is_in_the_section_of_its_command() -> None:
     for name, command in COMMANDS.items():
-        options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]  # type: ignore[attr-defined]
+        options = [option for parameter in command.params for option in parameter.opts if option.startswith("--")]
         assert [option for option in options if option != "--help" and f"`{option}`" not in SECTIONS[name]] == [], name
 
 
 def test_every_option_says_what_it_is_for() -> None:
     for name, command in COMMANDS.items():
-        silent = [parameter.name for parameter in command.params if not getattr(parameter, "help", None)]  # type: ignore[attr-defined]
+        silent = [parameter.name for parameter in command.params if not getattr(parameter, "help", None)]
         assert silent == [], name

@@ -78,7 +78,7 @@ def test_the_health_check_asks_a_route_at_the_port_that_is_listened_at() -> None
     (check,) = of_dockerfile("HEALTHCHECK")
     asked = re.search(r"http://127\.0\.0\.1:(\d+)(/[a-z/]+)", check)
     assert asked
-    assert asked[2] in {route.path for route in health.router.routes}  # type: ignore[attr-defined]
+    assert asked[2] in {route.path for route in health.router.routes}
     assert {asked[1]} == {image_environment()["GATEPOST_PORT"], *of_dockerfile("EXPOSE")}
 
 
@@ -93,7 +93,7 @@ def test_compose_runs_the_api_the_workers_and_the_migration() -> None:
 @pytest.mark.parametrize("service", OURS)
 def test_every_command_of_compose_is_one_with_its_options(service: str) -> None:
     name, *arguments = OURS[service]["command"]
-    command = typer.main.get_command(root).commands[name]  # type: ignore[attr-defined]
+    command = typer.main.get_command(root).commands[name]
     command.make_context(name, arguments)  # raises what the command line would refuse
 
 

@@ -17,7 +17,7 @@ from gatepost.api.problems import KINDS
 from gatepost.domain.events import TASK_EVENTS
 from gatepost.domain.groups import Role
 
-APP = create_app(SimpleNamespace(), clock=FakeClock(), ready=lambda: True)  # type: ignore[arg-type]  # asked nothing
+APP = create_app(SimpleNamespace(), clock=FakeClock(), ready=lambda: True)  # it is asked nothing
 DOCUMENT = openapi.document(APP)
 OPERATIONS = {
     operation["operationId"]: (method, path, operation)
@@ -58,10 +58,7 @@ def codes(operation: Any, status: int) -> set[str]:
 def test_the_document_is_of_every_route() -> None:
     described = {(method.upper(), path) for method, path, _ in OPERATIONS.values()}
     served = {
-        (method, route.path)
-        for route in APP.routes
-        if getattr(route, "operation_id", None)
-        for method in route.methods  # type: ignore[attr-defined]
+        (method, route.path) for route in APP.routes if getattr(route, "operation_id", None) for method in route.methods
     }
     assert described == served
     assert len(OPERATIONS) > 45
@@ -142,7 +139,7 @@ def test_what_needs_more_than_a_member_can_be_forbidden() -> None:
     for route in APP.routes:
         if (operation_id := getattr(route, "operation_id", None)) is None:
             continue
-        asked = {ROLES[call] for call in dependencies_of(route.dependant) if call in ROLES}  # type: ignore[attr-defined]
+        asked = {ROLES[call] for call in dependencies_of(route.dependant) if call in ROLES}
         assert len(asked) <= 1
         if asked - {Role.MEMBER}:
             assert "forbidden" in codes(OPERATIONS[operation_id][2], 403), operation_id

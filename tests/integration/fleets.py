@@ -54,7 +54,7 @@ class Worker:
         self.is_paused = False
         self._ids = NumberedChance(first=number * 1_000_000)
         self.engine = Engine(
-            self.store,  # type: ignore[arg-type]
+            self.store,
             self.sender,
             clock,
             self._ids,
@@ -196,7 +196,7 @@ class Fleet:
 
     async def attempts(self, delivery: Delivery) -> Sequence[Attempt]:
         detail = await self.api.delivery(self.group.id, delivery.webhook_id, delivery.id)
-        return detail.attempts  # type: ignore[no-any-return]
+        return detail.attempts
 
 
 def owner_of(number: int) -> str:

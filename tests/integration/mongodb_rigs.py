@@ -18,5 +18,5 @@ async def mongodb_database(folder: Path) -> AsyncIterator[MongoBackend]:
 
 
 async def documents(store: Store) -> dict[str, list[dict[str, Any]]]:
-    database = store._mongo.database  # type: ignore[attr-defined]
+    database = store._mongo.database
     return {name: await database[name].find({}).to_list() for name in COLLECTIONS}

@@ -61,7 +61,7 @@ class Rig:
     async def start(self, store: Any = None, owner: str = "eng_1") -> Engine:
         self._watched = Watched(store or self.store)
         self.engine = Engine(
-            self._watched,  # type: ignore[arg-type]
+            self._watched,
             self.sender,
             self.clock,
             self.chance,

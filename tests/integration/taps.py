@@ -33,7 +33,7 @@ class Tap:
         self._stops_before: str | None = None
         self._reached = asyncio.Event()
         self._goes_on = asyncio.Event()
-        mongo: Any = store._mongo  # type: ignore[attr-defined]
+        mongo: Any = store._mongo
         for name in COLLECTIONS:
             setattr(mongo, name, Tapped(getattr(mongo, name), name, self))
 

@@ -252,9 +252,9 @@ async def test_a_proposal_made_again_under_its_key_is_answered_as_before_whateve
     async def not_kept(*_: Any) -> Any:
         raise ConnectionResetError
 
-    api.services.requests.keep = not_kept  # type: ignore[method-assign]
+    api.services.requests.keep = not_kept
     problem(await api.admin.post("/api/swaps", body, headers=headers), 500, "internal")
-    api.services.requests.keep = lost  # type: ignore[method-assign]
+    api.services.requests.keep = lost
     [swap] = expect(await api.admin.get("/api/swaps"), 200)["items"]
     expect(await api.admin.post(f"/api/swaps/{swap['id']}/approve"), 200)
 

@@ -69,7 +69,7 @@ def test_the_server_refuses_its_own_listener_as_a_target_and_says_what_is_allowe
             with pytest.raises(urllib.error.HTTPError, match="422"):
                 served.webhook(f"http://{host}:{port}/api/tasks")
         assert served.process.stop() == 0
-        log = served.process.process.stderr.read()  # type: ignore[union-attr]
+        log = served.process.process.stderr.read()
     assert "server.stopped" in log
 
 
@@ -211,7 +211,7 @@ def test_a_refused_key_is_told_as_the_api_tells_it(serving: Server) -> None:
 
 
 def url_of(listening: object) -> str:
-    line = listening.until("Listening on", stream="stderr")  # type: ignore[attr-defined]
+    line = listening.until("Listening on", stream="stderr")
     return str(line.split()[2].rstrip("."))
 
 

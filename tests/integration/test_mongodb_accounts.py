@@ -449,7 +449,7 @@ async def remembered_among_many(store: Store) -> tuple[KeyedRequest, KeyedReques
 
 
 def mongo_of(store: Store) -> Any:
-    return store._mongo  # type: ignore[attr-defined]
+    return store._mongo
 
 
 async def overtaken(*_: Any, **__: Any) -> SimpleNamespace:

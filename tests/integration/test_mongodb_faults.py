@@ -439,7 +439,7 @@ def update(task: Task, number: int) -> TaskChange:
 
 
 def mongo_of(store: Store) -> Any:
-    return store._mongo  # type: ignore[attr-defined]
+    return store._mongo
 
 
 async def nothing(*_: Any, **__: Any) -> None:

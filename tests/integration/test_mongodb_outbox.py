@@ -169,7 +169,7 @@ async def test_a_change_is_refused_when_too_much_waits_and_taken_once_it_is_pass
     webhook = await add_webhook(store)
     changes = [make_task_change()]
     await save(store, changes[0])
-    mongo: Any = store._mongo  # type: ignore[attr-defined]
+    mongo: Any = store._mongo
     events, mongo.events = mongo.events, Broken(mongo.events)
     deliveries: list[Delivery] = []
     for n in range(MOST_PENDING_EVENTS + 1):
@@ -356,6 +356,6 @@ async def assert_deleted(store: Store, change: TaskChange, deletion: TaskDeletio
 
 
 async def empty(store: Store) -> None:
-    database = store._mongo.database  # type: ignore[attr-defined]
+    database = store._mongo.database
     for name in ("tasks", "events", "history", "deliveries"):
         await database[name].delete_many({})

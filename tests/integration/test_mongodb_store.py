@@ -88,7 +88,7 @@ OF_ALL_SHARDS = [
 
 async def test_whatever_is_asked_has_its_index_and_its_shard(store: Store) -> None:
     asked: dict[str, list[tuple[str, dict[str, Any]]]] = {name: [] for name in COLLECTIONS}
-    mongo: Any = store._mongo  # type: ignore[attr-defined]
+    mongo: Any = store._mongo
     for name, of in asked.items():
         setattr(mongo, name, Asking(getattr(mongo, name), of))
     await a_day_of(store)
@@ -230,7 +230,7 @@ async def test_another_key_is_refused_at_the_start_and_by_migrate(mongodb: Mongo
 
 
 async def test_a_database_of_a_newer_version_is_refused(mongodb: MongoBackend, store: Store) -> None:
-    mongo: Any = store._mongo  # type: ignore[attr-defined]
+    mongo: Any = store._mongo
     await mongo.meta.update_one({"_id": "schema"}, {"$set": {"version": SCHEMA_VERSION + 1}})
 
     for use in (MongoStore.open, MongoStore.migrate):
@@ -310,7 +310,7 @@ async def test_a_server_that_is_lost_is_an_error_and_what_it_acknowledged_is_the
 
 
 async def test_the_servers_clock_is_told(store: Store) -> None:
-    moment = await store.server_time()  # type: ignore[attr-defined]
+    moment = await store.server_time()
 
     assert moment is not None
     assert abs(moment - datetime.now(UTC)) < timedelta(minutes=5)

@@ -247,7 +247,7 @@ async def test_of_many_approvals_at_once_one_is_written(store: Store, other_stor
 async def test_a_task_stays_as_it_is_seen_while_what_its_swap_emits_cannot_be_passed_on(
     store: Store, other_store: Store, swapping: Swapping
 ) -> None:
-    mongo: Any = other_store._mongo  # type: ignore[attr-defined]
+    mongo: Any = other_store._mongo
     events, mongo.events = mongo.events, Broken(mongo.events)
 
     assert await approve(other_store, swapping) is Saved.DONE
@@ -264,7 +264,7 @@ async def test_what_a_task_is_owed_from_before_its_swap_is_stored_first(
     store: Store, other_store: Store, swapping: Swapping
 ) -> None:
     webhook = await add_webhook(store)
-    mongo: Any = other_store._mongo  # type: ignore[attr-defined]
+    mongo: Any = other_store._mongo
     events, mongo.events = mongo.events, Broken(mongo.events)
     one, other = swapping.before
     started = tasks.start(one, make_occasion())
@@ -347,7 +347,7 @@ def before_write(store: Store, number: int, do: Callable[[], Awaitable[Any]]) ->
             await do()
         return await write(name, writing)
 
-    tap.write = write_after  # type: ignore[method-assign]
+    tap.write = write_after
     return done
 
 

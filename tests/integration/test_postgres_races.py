@@ -237,7 +237,7 @@ async def test_a_webhook_added_while_a_change_is_matched_is_owed_its_event(
 ) -> None:
     store = Interrupted(ada, eve, rule=rule)
     chance = NumberedChance(first=1_000_000)
-    service = Tasks(store, store, Emitter(Matcher(store), chance), FakeClock(), chance)  # type: ignore[arg-type]
+    service = Tasks(store, store, Emitter(Matcher(store), chance), FakeClock(), chance)
 
     await service.create(Caller("key_ada", GROUP_ID, Role.ADMIN), {"title": "Night shift"}, draws=Draws(NOW, chance))
 

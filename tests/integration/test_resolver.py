@@ -50,7 +50,7 @@ async def test_all_addresses_of_both_kinds_are_returned(server: NameServer, reso
 
     answer = await resolver.resolve("hooks.test")
 
-    assert set(answer) == {IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2"), IPv6Address("2001:db8::1")}  # type: ignore[arg-type]
+    assert set(answer) == {IPv4Address("192.0.2.1"), IPv4Address("192.0.2.2"), IPv6Address("2001:db8::1")}
     assert {kind for _, kind in server.questions} == {A, AAAA}
 
 

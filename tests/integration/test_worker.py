@@ -46,7 +46,7 @@ def test_a_worker_delivers_what_an_api_without_an_engine_has_taken(settings: Map
             trigger(api)
             assert json.loads(receiver.until('"event"'))["event"] == "task.created"
             assert worker.stop() == 0
-            log = worker.process.stderr.read()  # type: ignore[union-attr]
+            log = worker.process.stderr.read()
             assert "worker.stopped" in log
             assert "engine.cut_off" not in log
         assert api.process.stop() == 0
@@ -80,7 +80,7 @@ async def test_a_worker_finishes_what_is_under_way_before_it_ends(settings: Mapp
             held.given.set()
             await asyncio.to_thread(worker.until, '"status":"delivered"', stream="stderr")
             assert await stopping == 0
-            assert "engine.cut_off" not in worker.process.stderr.read()  # type: ignore[union-attr]
+            assert "engine.cut_off" not in worker.process.stderr.read()
             assert len(receiver.requests) == 1
 
 

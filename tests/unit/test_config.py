@@ -134,7 +134,7 @@ def test_no_secret_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
-        config.load().port = 1  # type: ignore[misc]
+        config.load().port = 1
 
 
 def test_requests_in_flight_are_cut_to_the_descriptor_limit(monkeypatch: pytest.MonkeyPatch) -> None:

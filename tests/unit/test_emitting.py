@@ -39,7 +39,7 @@ class Group:
 
 
 def emitter(group: Group) -> Emitter:
-    return Emitter(Matcher(group), NumberedChance())  # type: ignore[arg-type]  # it asks nothing else
+    return Emitter(Matcher(group), NumberedChance())  # it asks nothing else
 
 
 async def test_an_event_is_owed_to_those_who_want_it() -> None:

@@ -31,7 +31,7 @@ def webhooks() -> Webhooks:
 
 @pytest.fixture
 def matcher(webhooks: Webhooks) -> Matcher:
-    return Matcher(webhooks)  # type: ignore[arg-type]  # it asks nothing else
+    return Matcher(webhooks)  # it asks nothing else
 
 
 async def test_only_those_who_want_an_event_match(matcher: Matcher) -> None:

@@ -34,12 +34,12 @@ keys = st.binary(min_size=24, max_size=64).map(make_secret).map(parse_secret)
 
 def standard_verdict(signature: str | None, *, keys: Sequence[SigningKey] = (KEY,), **changes: object) -> Verdict:
     given: dict[str, object] = {"message_id": "evt_1", "timestamp": str(SENT_AT), "body": BODY, "now_seconds": SENT_AT}
-    return verify_standard(keys, signature=signature, **{**given, **changes})  # type: ignore[arg-type]
+    return verify_standard(keys, signature=signature, **{**given, **changes})
 
 
 def plain_verdict(signature: str | None, *, keys: Sequence[SigningKey] = (KEY,), **changes: object) -> Verdict:
     given: dict[str, object] = {"timestamp": str(SENT_AT), "body": BODY, "now_seconds": SENT_AT}
-    return verify_plain(keys, signature=signature, **{**given, **changes})  # type: ignore[arg-type]
+    return verify_plain(keys, signature=signature, **{**given, **changes})
 
 
 # --- secrets -------------------------------------------------------------------------------------------------
@@ -219,14 +219,14 @@ def test_signatures_of_versions_to_come_are_passed_over() -> None:
 def test_a_standard_header_that_is_missing_is_said_to_be(missing: str) -> None:
     headers: dict[str, object] = {"signature": sign_standard([KEY], "evt_1", SENT_AT, BODY), missing: None}
 
-    assert standard_verdict(**headers) is Verdict.MISSING_HEADERS  # type: ignore[arg-type]
+    assert standard_verdict(**headers) is Verdict.MISSING_HEADERS
 
 
 @pytest.mark.parametrize("missing", ["timestamp", "signature"])
 def test_a_plain_header_that_is_missing_is_said_to_be(missing: str) -> None:
     headers: dict[str, object] = {"signature": PLAIN, missing: None}
 
-    assert plain_verdict(**headers) is Verdict.MISSING_HEADERS  # type: ignore[arg-type]
+    assert plain_verdict(**headers) is Verdict.MISSING_HEADERS
 
 
 @given(texts, texts | st.just(str(SENT_AT)), texts | st.binary().map(lambda raw: f"v1,{raw.hex()}"), bodies)
