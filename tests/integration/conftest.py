@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.backends import BACKENDS, MongoBackend
+from tests.contract.backends import BACKENDS, MongoBackend, Postgres18Backend
 from tests.integration.apis import Api, opened_api
 from tests.integration.fleets import SHARED_ON, Fleet, fleet_on
 from tests.integration.mongodb_rigs import mongodb_database
+from tests.integration.postgres_rigs import postgres_database
 from tests.integration.rigs import Rig, engine_rig
 from tests.integration.senders import CLOCK, LOOPBACK, Make, Sending
 from tests.receivers import Receiver
@@ -69,4 +70,10 @@ async def fleet(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 @pytest.fixture
 async def mongodb(tmp_path: Path) -> AsyncIterator[MongoBackend]:
     async with mongodb_database(tmp_path) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def postgres(tmp_path: Path) -> AsyncIterator[Postgres18Backend]:
+    async with postgres_database(tmp_path) as backend:
         yield backend

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import pytest
 from tests.changes import KINDS, Changes
 from tests.contract.backends import Postgres18Backend, Store
 from tests.contract.steps import add_webhook
-from tests.integration.postgres_rigs import postgres_database
 
 from gatepost.adapters.storage import postgres_connections
 from gatepost.domain.errors import StoreUnavailable
@@ -78,12 +76,6 @@ class Breaks:
         if self._begun == self.at:
             connection.terminate()
         self._begun += 1
-
-
-@pytest.fixture
-async def postgres(tmp_path: Path) -> AsyncIterator[Postgres18Backend]:
-    async with postgres_database(tmp_path) as backend:
-        yield backend
 
 
 @pytest.fixture

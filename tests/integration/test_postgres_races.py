@@ -1,8 +1,6 @@
 """Races that only a database with many writers has. Each test shows the race, too: it fails without its rule."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,7 +42,7 @@ from tests.contract.steps import (
     taking,
 )
 from tests.fakes import NOW, FakeClock, NumberedChance
-from tests.integration.postgres_rigs import SlowAnswers, ask, changing, postgres_database, until_waiting
+from tests.integration.postgres_rigs import SlowAnswers, ask, changing, until_waiting
 
 from gatepost.adapters.storage import postgres_dialect
 from gatepost.adapters.storage.scripts import LOCKED, Unstorable
@@ -58,12 +56,6 @@ from gatepost.services.matcher import Matcher
 from gatepost.services.tasks import Tasks
 
 RULE = pytest.mark.parametrize("rule", [True, False], ids=["with the rule", "without it"])
-
-
-@pytest.fixture
-async def postgres(tmp_path: Path) -> AsyncIterator[Postgres18Backend]:
-    async with postgres_database(tmp_path) as backend:
-        yield backend
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
-"""What only the SQLite adapter can promise: one commit for many, nothing half-written, every query by its index."""
+"""What only the SQLite adapter can promise: one commit for many, nothing half-written."""
 
 import asyncio
-import re
 import sqlite3
 import stat
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +30,8 @@ from tests.fakes import NOW, FakeClock
 from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.storage import (
     migrating,
-    sql_attempts,
-    sql_deliveries,
-    sql_emitting,
-    sql_events,
-    sql_groups,
-    sql_keys,
-    sql_lanes,
-    sql_owners,
     sql_people,
     sql_requests,
-    sql_swaps,
-    sql_tasks,
-    sql_webhooks,
-    sqlite_lanes,
     sqlite_schema,
     threads,
 )
@@ -53,12 +39,10 @@ from gatepost.adapters.storage.scripts import Emitted, Script, Unstorable, execu
 from gatepost.adapters.storage.sqlite import SqliteStore
 from gatepost.adapters.storage.threads import Threads
 from gatepost.adapters.system import SystemClock
-from gatepost.domain.deliveries import QueuedDelivery, Status
+from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.people import LIFETIME
-from gatepost.domain.swaps import SwapStatus
-from gatepost.domain.tasks import TaskStatus
-from gatepost.ports import DeliveryQuery, EventQuery, Saved, TaskQuery
+from gatepost.ports import Saved
 
 KEY = bytes(range(32))
 
@@ -538,171 +522,6 @@ def test_migrations_are_numbered_without_gaps() -> None:
     assert [migration.number for migration in migrating.shipped("sqlite")] == [
         *range(1, len(migrating.shipped("sqlite")) + 1)
     ]
-
-
-# --- every query by its index --------------------------------------------------------------------------------
-
-UNFINISHED = "deliveries_unfinished"
-ENGINE_QUERIES: dict[str, tuple[str, int, list[str]]] = {
-    "poke": (sqlite_lanes.POKE, 0, ["PRIMARY KEY"]),
-    "leasable": (sql_lanes.LEASABLE, 0, ["lanes_free", "lanes_leased"]),
-    "lease": (sql_lanes.LEASE, 5, ["PRIMARY KEY"]),
-    "next due": (sql_lanes.NEXT_DUE, 0, ["lanes_free"]),
-    "leases": (sql_owners.LEASES, 0, ["PRIMARY KEY"]),
-    "renew": (sql_owners.RENEW, 0, ["PRIMARY KEY"]),
-    "release": (sqlite_lanes.RELEASE, 0, ["PRIMARY KEY", UNFINISHED]),
-    "lane": (sqlite_lanes.LANE, 0, ["PRIMARY KEY"]),
-    "due": (sqlite_lanes.DUE, 0, [UNFINISHED, "sqlite_autoindex_events_1"]),
-    "next attempt": (sqlite_lanes.NEXT_ATTEMPT, 0, [UNFINISHED]),
-    "forgotten": (sql_lanes.FORGOTTEN, 0, ["lanes_free", UNFINISHED]),
-    "orphaning": (sql_lanes.ORPHANING, 0, ["webhooks_deleted", UNFINISHED]),
-    "bury": (sql_lanes.BURY, 0, [UNFINISHED, "PRIMARY KEY"]),
-    "standing": (sql_attempts.STANDING, 0, ["PRIMARY KEY"]),
-    "add attempts": (sql_attempts.ADD_ATTEMPTS, 13, ["PRIMARY KEY"]),
-    "replace attempts": (sql_attempts.REPLACE_ATTEMPTS, 13, ["PRIMARY KEY"]),
-    "move": (sql_attempts.MOVE, 10, ["PRIMARY KEY"]),
-    "amend": (sql_attempts.AMEND, 10, ["PRIMARY KEY"]),
-    "clean": (sql_attempts.CLEAN, 2, ["PRIMARY KEY"]),
-    "before emit": (sql_emitting.BEFORE_EMIT, 0, ["PRIMARY KEY", "sqlite_autoindex_events_1"]),
-    "served": (sql_webhooks.SERVED, 0, ["PRIMARY KEY"]),
-    "lane marks": (sql_webhooks.LANE_MARKS, 0, ["PRIMARY KEY", "PRIMARY KEY"]),
-}
-ACCOUNT_QUERIES: dict[str, tuple[str, int, list[str]]] = {
-    "group": (sql_groups.GROUP, 0, ["PRIMARY KEY (id=?)"]),
-    "group named": (sql_groups.GROUP_NAMED, 0, ["sqlite_autoindex_groups_2 (name=?)"]),
-    "groups": (sql_groups.GROUPS, 0, ["PRIMARY KEY (id<?)"]),
-    "memberships": (sql_groups.MEMBERSHIPS, 0, ["members_of_user (user_id=?)", "groups USING PRIMARY KEY (id=?)"]),
-    "members": (sql_groups.MEMBERS, 0, ["PRIMARY KEY (group_id=? AND user_id<?)", "users USING PRIMARY KEY (id=?)"]),
-    "member": (sql_groups.MEMBER, 0, ["PRIMARY KEY (group_id=? AND user_id=?)", "users USING PRIMARY KEY (id=?)"]),
-    "owners": (sql_groups.OWNERS, 0, ["PRIMARY KEY (group_id=?)"]),
-    "save role": (sql_groups.SAVE_ROLE, 0, ["PRIMARY KEY (group_id=? AND user_id=?)"]),
-    "remove member": (sql_groups.REMOVE_MEMBER, 0, ["PRIMARY KEY (group_id=? AND user_id=?)"]),
-    "key": (sql_keys.KEY, 0, ["PRIMARY KEY (id=?)"]),
-    "keys": (sql_keys.KEYS, 0, ["api_keys_of_group (group_id=? AND id<?)"]),
-    "revoke key": (sql_keys.REVOKE, 0, ["PRIMARY KEY (id=?)"]),
-    "touch keys": (sql_keys.TOUCH_KEYS, 2, ["PRIMARY KEY (id=?)"]),
-    "user": (sql_people.USER, 0, ["PRIMARY KEY (id=?)"]),
-    "user with e-mail": (sql_people.USER_WITH_EMAIL, 0, ["sqlite_autoindex_users_2 (email=?)"]),
-    "users": (sql_people.USERS, 0, ["PRIMARY KEY (id<?)"]),
-    "installation owners": (sql_people.INSTALLATION_OWNERS, 0, ["installation_owners"]),
-    "save password": (sql_people.SAVE_PASSWORD, 0, ["PRIMARY KEY (id=?)"]),
-    "session": (sql_people.SESSION, 0, ["PRIMARY KEY (id=?)"]),
-    "sessions": (sql_people.SESSIONS, 0, ["sessions_of_user (user_id=?)"]),
-    "forget sessions": (sql_people.FORGET_SESSIONS, 0, ["PRIMARY KEY (id=?)", "sessions_by_use (last_used_at<?)"]),
-    "touch sessions": (sql_people.TOUCH_SESSIONS, 2, ["PRIMARY KEY (id=?)"]),
-    "end all sessions": (sql_people.END_ALL_SESSIONS, 0, ["sessions_of_user (user_id=?)"]),
-    "end sessions": (sql_people.END_SESSIONS, 0, ["sessions_of_user (user_id=? AND id=?)"]),
-    "forget requests": (sql_requests.FORGET_REQUESTS, 0, ["PRIMARY KEY (id=?)", "requests_by_age (at<?)"]),
-    "request": (sql_requests.REQUEST, 0, ["PRIMARY KEY (id=?)"]),
-    "keep answer": (sql_requests.KEEP_ANSWER, 0, ["PRIMARY KEY (id=?)"]),
-    "answer": (sql_requests.ANSWER, 0, ["PRIMARY KEY (id=?)"]),
-}
-TASK_QUERIES: dict[str, tuple[str, int, list[str]]] = {
-    "task": (sql_tasks.TASK, 0, ["PRIMARY KEY (group_id=? AND id=?)"]),
-    "history": (sql_tasks.HISTORY, 0, ["PRIMARY KEY (task_id=?)"]),
-    "save task": (sql_tasks.SAVE_TASK, 0, ["PRIMARY KEY (group_id=? AND id=?)"]),
-    "delete task": (sql_tasks.DELETE_TASK, 0, ["PRIMARY KEY (group_id=? AND id=?)"]),
-    "line of history": (sql_tasks.HISTORY_LINE, 0, ["PRIMARY KEY (task_id=? AND version=?)"]),
-    "swap": (sql_swaps.SWAP, 0, ["PRIMARY KEY (group_id=? AND id=?)"]),
-    "status of a swap": (sql_swaps.STATUS, 0, ["PRIMARY KEY (group_id=? AND id=?)"]),
-    "versions of tasks": (sql_swaps.VERSIONS, 0, ["PRIMARY KEY (group_id=? AND id=?)"]),
-    "open swaps": (sql_swaps.OPEN, 0, ["PRIMARY KEY (group_id=? AND task_id=?)"]),
-    "decide swap": (sql_swaps.DECIDE, 0, ["PRIMARY KEY (group_id=? AND id=?)"]),
-    "close swap": (sql_swaps.CLOSE, 0, ["PRIMARY KEY (group_id=? AND task_id=?)"]),
-    "event and version": (sql_events.EVENT_AND_VERSION, 0, ["sqlite_autoindex_events_1 (group_id=? AND id=?)"]),
-    "revisions": (sql_events.REVISIONS, 0, ["PRIMARY KEY (group_id=?)"]),
-    "last revision": (sql_webhooks.LAST_REVISION, 0, ["PRIMARY KEY (group_id=? AND webhook_id=?)"]),
-    "routed webhooks": (sql_events.ROUTED_WEBHOOKS, 0, ["PRIMARY KEY (id=?)"]),
-    "first deliveries": (sql_events.FIRST_DELIVERIES, 0, ["deliveries_of_event (event_id=?)"]),
-    "webhook is there": (sql_webhooks.IS_THERE, 0, ["PRIMARY KEY (id=?)"]),
-    "delivery is there": (sql_deliveries.IS_THERE, 0, ["PRIMARY KEY (id=?)"]),
-}
-# Each list's statement, but for where its page begins, and the index to go along.
-LISTS: dict[str, tuple[Callable[[str | None], tuple[str, Any]], str]] = {
-    "deliveries": (partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery()), "deliveries_of_group"),
-    "deliveries of a status": (
-        partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery(status=Status.FAILED)),
-        "deliveries_of_group",
-    ),
-    "deliveries of a webhook": (
-        partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery(webhook_id="wh")),
-        "deliveries_of_webhook",
-    ),
-    "deliveries of a task": (
-        partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery(task_id="tsk")),
-        "deliveries_of_event",
-    ),
-    "deliveries of a task and a webhook": (
-        partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery(task_id="tsk", webhook_id="wh")),
-        "deliveries_of_event",
-    ),
-    "dead letters": (
-        partial(sql_deliveries.deliveries_statement, "grp", DeliveryQuery(status=Status.DEAD_LETTER)),
-        "deliveries_dead",
-    ),
-    "tasks": (partial(sql_tasks.tasks_statement, "grp", TaskQuery()), "PRIMARY KEY (group_id=?"),
-    "tasks with a text": (partial(sql_tasks.tasks_statement, "grp", TaskQuery(text="rose")), "PRIMARY KEY (group_id=?"),
-    "tasks of a status": (
-        partial(sql_tasks.tasks_statement, "grp", TaskQuery(status=TaskStatus.PENDING)),
-        "tasks_of_status",
-    ),
-    "tasks of a person": (
-        partial(sql_tasks.tasks_statement, "grp", TaskQuery(assigned_to="usr", text="rose")),
-        "tasks_of_person",
-    ),
-    "swaps": (partial(sql_swaps.swaps_statement, "grp", None), "PRIMARY KEY (group_id=?"),
-    "pending swaps": (partial(sql_swaps.swaps_statement, "grp", SwapStatus.PENDING), "swaps_pending"),
-    "swaps of a status": (partial(sql_swaps.swaps_statement, "grp", SwapStatus.REJECTED), "PRIMARY KEY (group_id=?"),
-    "events": (partial(sql_events.events_statement, "grp", EventQuery()), "events_of_group"),
-    "events of a type": (
-        partial(sql_events.events_statement, "grp", EventQuery(event="task.created")),
-        "events_of_group",
-    ),
-    "events of a task": (partial(sql_events.events_statement, "grp", EventQuery(task_id="tsk")), "event_tasks"),
-    "events of a task and a type": (
-        partial(sql_events.events_statement, "grp", EventQuery(task_id="tsk", event="task.created")),
-        "event_tasks",
-    ),
-}
-# A walk along an index that holds only what is looked for, or over rows that the statement brings itself.
-HARMLESS_SCAN = re.compile(
-    r"SCAN (webhooks USING (COVERING )?INDEX webhooks_deleted|users USING (COVERING )?INDEX installation_owners"
-    r"|(\d+ )?CONSTANT ROWS?|\(subquery-\d+\)"
-    r"|(new|taken|clean|free|found|used)|json_each VIRTUAL TABLE .*)"
-)
-
-
-@pytest.mark.parametrize("name", [*ENGINE_QUERIES, *ACCOUNT_QUERIES, *TASK_QUERIES])
-def test_what_is_asked_is_found_by_index(empty: sqlite3.Connection, name: str) -> None:
-    sql, columns, indexes = (ENGINE_QUERIES | ACCOUNT_QUERIES | TASK_QUERIES)[name]
-
-    steps = plan_of(empty, threads.over_rows(sql, 3, columns) if columns else sql)
-
-    assert scans_in(steps) == []
-    assert [index for index in indexes if not any(index in step for step in steps)] == []
-
-
-@pytest.mark.parametrize("name", LISTS)
-@pytest.mark.parametrize("before", [None, "1.x"])
-def test_what_people_list_is_found_by_index(empty: sqlite3.Connection, name: str, before: str | None) -> None:
-    statement, index = LISTS[name]
-    sql, _ = statement(before)
-
-    steps = plan_of(empty, sql)
-
-    assert scans_in(steps) == []
-    assert any(index in step for step in steps), steps
-
-
-def plan_of(connection: sqlite3.Connection, sql: str) -> list[str]:
-    sqlite_schema.migrate(connection)
-    rows = connection.execute(f"EXPLAIN QUERY PLAN {sql}", [1] * sql.count("?")).fetchall()
-    connection.close()
-    return [detail for *_, detail in rows]
-
-
-def scans_in(steps: list[str]) -> list[str]:
-    return [step for step in steps if step.startswith("SCAN") and not HARMLESS_SCAN.fullmatch(step)]
 
 
 def committed(path: Path) -> list[str]:
