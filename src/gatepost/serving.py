@@ -11,10 +11,15 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gatepost.api.problems import problem_response
 from gatepost.bootstrap import running, working
 from gatepost.config import Settings
+from gatepost.domain.errors import MalformedRequest
 from gatepost.services.people import NewUser
+
+HEAD_LIMIT_BYTES = 64 * 1024  # of a request; it is held in memory before anybody knows who sends it
 
 log = structlog.get_logger()
 
@@ -118,6 +123,8 @@ async def listening(app: ASGIApp, listener: socket.socket, *, grace_seconds: flo
     server = _Server(
         uvicorn.Config(
             app,
+            http=_Http,
+            ws="none",
             interface="asgi3",
             log_config=None,
             access_log=False,
@@ -137,6 +144,33 @@ async def listening(app: ASGIApp, listener: socket.socket, *, grace_seconds: flo
         listens.cancel()
         server.should_exit = True
         await task
+
+
+class _Http(HttpToolsProtocol):
+    """uvicorn's HTTP, with an end to how long a head may be, and problem documents for what is no HTTP."""
+
+    _unread = 0  # bytes since the last head or piece of a body: of a head, or of what follows a chunked body
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += len(data)
+        super().data_received(data)
+        if self._unread > HEAD_LIMIT_BYTES and not self.transport.is_closing():
+            self.send_400_response("the head is too long")
+
+    def on_headers_complete(self) -> None:
+        self._unread = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        answer = problem_response(MalformedRequest(msg))
+        headers = [*answer.raw_headers, (b"connection", b"close")]
+        head = b"".join(b"%b: %b\r\n" % header for header in headers)
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n" + head + b"\r\n" + bytes(answer.body))
+        self.transport.close()
 
 
 class _Server(uvicorn.Server):
