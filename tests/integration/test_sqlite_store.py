@@ -3,9 +3,12 @@
 import asyncio
 import sqlite3
 import stat
+import threading
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 import structlog.testing
@@ -24,7 +27,7 @@ from tests.contract.steps import taking
 from tests.fakes import NOW
 
 from gatepost.adapters.secretbox import SecretBox
-from gatepost.adapters.storage import migrating, sql_people, sql_requests, sqlite_schema
+from gatepost.adapters.storage import migrating, sql_people, sql_requests, sqlite, sqlite_schema, threads
 from gatepost.adapters.storage.sqlite import SqliteStore
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
@@ -84,6 +87,23 @@ async def test_closing_folds_the_log_away(tmp_path: Path) -> None:
     await store.close()
 
     assert [file.name for file in files_in(tmp_path)] == ["gatepost.db"]
+
+
+async def test_the_connection_that_writes_is_the_last_to_close(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Watched(SimpleQueue[Any]):
+        def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+            if item is None:
+                running.append([thread.name for thread in set(threading.enumerate()) - before])
+            super().put(item)
+
+    running: list[list[str]] = []  # whenever a thread is told to stop
+    before = set(threading.enumerate())
+    monkeypatch.setattr(threads, "SimpleQueue", Watched)
+    store = await opened(tmp_path / "gatepost.db")
+
+    await store.close()
+
+    assert [name for name in running[-1] if name.startswith("sqlite-")] == ["sqlite-writer"]
 
 
 @pytest.mark.parametrize(
@@ -206,6 +226,30 @@ def test_a_database_of_a_newer_version_is_refused(empty: sqlite3.Connection) -> 
     with pytest.raises(StoreUnavailable, match=r"newer than this Gatepost: it has migration 0002_two\.sql"):
         sqlite_schema.migrate(empty, [ONE])
     empty.close()
+
+
+async def test_whoever_is_just_making_the_file_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "gatepost.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    told: list[str] = []
+
+    def let_go_once_refused(sql: str) -> None:
+        if any("journal_mode" in earlier for earlier in told) and other.in_transaction:
+            other.execute("COMMIT")
+        told.append(sql)
+
+    def watched(path: Path) -> sqlite3.Connection:
+        connection = threads.connect(path)
+        connection.set_trace_callback(let_go_once_refused)
+        return connection
+
+    monkeypatch.setattr(sqlite, "connect", watched)
+
+    sqlite.prepare(path, SecretBox(KEY))
+
+    assert other.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
+    other.close()
 
 
 async def test_processes_that_open_a_new_database_at_once_agree(tmp_path: Path) -> None:

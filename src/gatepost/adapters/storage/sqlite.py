@@ -31,6 +31,7 @@ from gatepost.domain.errors import StoreUnavailable
 from gatepost.ports import Clock, Leased, Renewal
 
 _CHECK_OWNERS_EVERY = timedelta(seconds=3)
+_MOST_TRIES = 20  # to change a new file that others open, too
 
 _OWNERS = "SELECT id FROM workers UNION SELECT owner FROM lanes WHERE owner <> ''"
 # The owner stays: whoever takes its lanes over counts that they were not released. `<> ''` says nothing new, but lets
@@ -142,8 +143,7 @@ def prepare(path: Path, box: SecretBox) -> None:
             path.touch(mode=0o600)  # SQLite gives its log and its index the same mode
         connection = connect(path)
         try:
-            [(mode,)] = connection.execute("PRAGMA journal_mode = WAL").fetchall()
-            if mode != "wal":
+            if _keep_a_log(connection) != "wal":
                 raise StoreUnavailable(f"{path} lies on a file system without shared memory, which SQLite needs")
             migrate(connection)
             _check_key(connection, box)
@@ -151,6 +151,23 @@ def prepare(path: Path, box: SecretBox) -> None:
             connection.close()
     except (OSError, sqlite3.Error) as error:
         raise StoreUnavailable(f"{path} cannot be used as a database: {error}") from error
+
+
+def _keep_a_log(connection: sqlite3.Connection) -> str:
+    """Have changes written to a log first, and return what the file is kept by then."""
+    for _ in range(_MOST_TRIES):
+        with suppress(sqlite3.OperationalError):
+            return _journal_mode(connection)
+        # Of many who open a new file at once, one changes it and the others are refused without a wait: a transaction
+        # waits for whoever it is.
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("COMMIT")
+    return _journal_mode(connection)
+
+
+def _journal_mode(connection: sqlite3.Connection) -> str:
+    [(mode,)] = connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    return str(mode)
 
 
 def _check_key(connection: sqlite3.Connection, box: SecretBox) -> None:

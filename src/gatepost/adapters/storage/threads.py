@@ -97,9 +97,13 @@ class Threads:
         """Finish what was asked for, and stop."""
         if self._closed is None:
             self._closed = "the store is closed"
-            self._stop()
-        for thread in reversed(self._threads):  # the writer last: closing the last connection folds the log away
+            self._stop_reading()
+        writer, *others = self._threads
+        for thread in others:
             await asyncio.to_thread(thread.join)
+        # Last and alone: closing the last connection folds the log away, unless two close at once.
+        self._stop_writing()
+        await asyncio.to_thread(writer.join)
 
     def _ask(self, queue: "SimpleQueue[Job[Any] | None]", script: Script[T]) -> asyncio.Future[T]:
         if self._closed is not None:
@@ -108,10 +112,13 @@ class Threads:
         queue.put(Job(script, future))
         return future
 
-    def _stop(self) -> None:
+    def _stop_reading(self) -> None:
         self._stopping.set()
-        for queue in (self._writes, self._lane_reads, *[self._reads] * READERS):
+        for queue in (self._lane_reads, *[self._reads] * READERS):
             queue.put(None)
+
+    def _stop_writing(self) -> None:
+        self._writes.put(None)
 
     def _started(self, name: str, keep: Callable[..., None], *arguments: object) -> threading.Thread:
         def work() -> None:
@@ -224,7 +231,8 @@ class Threads:
         if self._closed is None:
             self._closed = f"a thread of the store died: {error!r}"
         waiting = [*self._batch, *_drained(self._writes), *_drained(self._reads), *_drained(self._lane_reads)]
-        self._stop()
+        self._stop_reading()
+        self._stop_writing()
         self._resolve([Told(job.future, None, StoreUnavailable(self._closed)) for job in waiting])
         self._on_death(error)
 
