@@ -50,12 +50,23 @@ def test_a_revoked_key_is_not_valid() -> None:
     assert not is_valid(revoked, hash_key_secret(SECRET))
 
 
-@pytest.mark.parametrize(("given", "kept"), [("Night shift", "Night shift"), ("  x ", "x"), ("x" * 100, "x" * 100)])
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("Night shift", "Night shift"),
+        ("  x ", "x"),
+        ("x" * 100, "x" * 100),
+        ("سال\u200cها 👩\u200d🌾", "سال\u200cها 👩\u200d🌾"),
+    ],
+)
 def test_a_group_name_is_trimmed(given: str, kept: str) -> None:
     assert group_name(given) == kept
 
 
-@pytest.mark.parametrize("name", ["", "   ", "x" * 101, "nul \x00"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "   ", "x" * 101, "nul \x00", "red \x9b31m", "\x1b[31m", "gone\x7f", "two\u2028lines", "\u202eeman", "\ud800"],
+)
 def test_a_group_name_outside_its_limits_is_refused(name: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         group_name(name)

@@ -12,6 +12,8 @@ from gatepost.domain.errors import invalid
 NAME_LIMIT = 100
 
 _KEY = re.compile(r"gp_([0-9a-f]{32})_([0-9a-f]{64})")
+# Controls, which terminals obey; line ends; what turns the direction of writing around; half a surrogate pair.
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Role(StrEnum):
@@ -109,12 +111,12 @@ def group_name(name: str) -> str:
 def fit_name(field: str, name: str) -> str:
     """Return a name of something or somebody, trimmed.
 
-    Raises: InvalidInput, when empty, over 100 characters, or with characters that no store holds.
+    Raises: InvalidInput, when empty, over 100 characters, or with characters that would harm who reads it.
     """
     name = name.strip()
     if not 1 <= len(name) <= NAME_LIMIT:
         raise invalid(field, f"give a name of 1 to {NAME_LIMIT} characters", code="length")
-    if any(character < " " or "\ud800" <= character <= "\udfff" for character in name):
+    if _UNFIT.search(name):
         raise invalid(field, "leave out control characters and unpaired surrogates", code="characters")
     return name
 
