@@ -134,7 +134,7 @@ async def test_the_page_of_operations_lists_them_all_and_fetches_nothing(api: Ap
     page = await api.stranger.get("/api/docs")
     document = expect(await api.stranger.get("/api/openapi.json"), 200)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert page.headers["content-security-policy"] == "default-src 'none'"
+    assert page.headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
     assert "://" not in page.text
     assert all(f"<code>{path}</code>" in page.text for path in document["paths"])
 

@@ -19,6 +19,8 @@ from gatepost.ports import Clock
 
 __all__ = ["Services", "create_app", "create_health_app"]
 
+DOCS_POLICY = "default-src 'none'; frame-ancestors 'none'"  # framing does not fall under the default
+
 
 def create_app(services: Services, *, clock: Clock, ready: Callable[[], bool], peers: Peers | None = None) -> FastAPI:
     """Return the application; `ready` says whether `/health/ready` answers 200."""
@@ -67,6 +69,6 @@ def _documents(app: FastAPI) -> list[Route]:
         return Response(described(), media_type="application/json")
 
     async def show_docs(_: Request) -> Response:
-        return HTMLResponse(listed(), headers={"Content-Security-Policy": "default-src 'none'"})
+        return HTMLResponse(listed(), headers={"Content-Security-Policy": DOCS_POLICY})
 
     return [Route("/api/openapi.json", show_openapi), Route("/api/docs", show_docs)]
