@@ -13,7 +13,6 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gatepost.api.problems import problem_response
 from gatepost.bootstrap import running, working
 from gatepost.config import Settings
 from gatepost.domain.errors import MalformedRequest
@@ -166,6 +165,8 @@ class _Http(HttpToolsProtocol):
         super().on_body(body)
 
     def send_400_response(self, msg: str) -> None:
+        from gatepost.api.problems import problem_response  # only now: no command is to wait for the web framework
+
         answer = problem_response(MalformedRequest(msg))
         headers = [*answer.raw_headers, (b"connection", b"close")]
         head = b"".join(b"%b: %b\r\n" % header for header in headers)

@@ -1,6 +1,8 @@
-"""Every command and every option is in docs/cli.md."""
+"""Every command and every option is in docs/cli.md, and none waits for what only the server needs."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,3 +43,9 @@ def test_every_option_says_what_it_is_for() -> None:
     for name, command in COMMANDS.items():
         silent = [parameter.name for parameter in command.params if not getattr(parameter, "help", None)]
         assert silent == [], name
+
+
+def test_no_command_waits_for_the_web_framework() -> None:
+    program = "import sys, gatepost.cli; print('fastapi' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
