@@ -269,6 +269,19 @@ async def test_what_cannot_be_passed_on_keeps_nobody_from_the_others_and_is_trie
     assert ids((await read(other_store, webhook, limit=200)).deliveries) == [healthy.id]
 
 
+async def test_a_task_whose_swap_is_lost_keeps_the_sweep_from_nobody_else(store: Store) -> None:
+    webhook = await add_webhook(store)
+    delivery = await emit_one(store, webhook)
+    await store.delete_webhook(GROUP_ID, webhook.id, now=NOW)
+    lock = f"{new_id('swp')}/0"  # a backup of shards that was not taken at one moment
+    await mongo_of(store).tasks.update_many({}, {"$set": {"lock": lock}})
+
+    await store.sweep(now=NOW)
+
+    assert (await detail(store, delivery)).delivery.progress.status is Status.DEAD_LETTER
+    assert {each["lock"] for each in (await documents(store))["tasks"]} == {lock}
+
+
 async def test_a_sweep_ends_early_when_the_server_is_gone(store: Store, other_store: Store) -> None:
     webhook = await add_webhook(store)
     mongo, other = mongo_of(store), mongo_of(other_store)

@@ -18,6 +18,7 @@ from gatepost.adapters.storage.mongo_webhook_documents import BURIED, DELETED
 from gatepost.adapters.storage.mongo_webhooks import TOLD_FIELDS, tell
 from gatepost.adapters.storage.rows import NEVER_MS
 from gatepost.domain.deliveries import DeadReason, Status
+from gatepost.domain.errors import StoreUnavailable
 
 log = structlog.get_logger()
 
@@ -57,7 +58,7 @@ async def sweep(mongo: Mongo, now: int) -> int:
 async def _for_each(
     collection: Collection, documents: Sequence[Document], do: Callable[[Document], Awaitable[None]]
 ) -> None:
-    """Do something with each document, and pass over those that the server refuses it for.
+    """Do something with each document, and pass over those that it cannot be done for.
 
     Raises: ConnectionFailure, when it was lost again and again.
     """
@@ -65,7 +66,7 @@ async def _for_each(
     for document in documents:
         try:
             await do(document)
-        except PyMongoError as error:
+        except (PyMongoError, StoreUnavailable) as error:
             lost += isinstance(error, ConnectionFailure)
             if lost == _MOST_LOST:
                 raise
