@@ -98,14 +98,14 @@ class OwnCall(Generic[B]):
 Enter = Callable[..., Awaitable[Call[B]]]
 EnterOwn = Callable[..., Awaitable[OwnCall[B]]]
 AnyCall = TypeVar("AnyCall", bound=Call[Any] | OwnCall[Any])
-D = TypeVar("D", bound=Callable[..., object])
 
 ROLES: dict[Callable[..., object], Role] = {}  # the role that a dependency asks for, to be told in the OpenAPI document
 
 
-def _asking(role: Role, enter: D) -> D:
+def _asking(role: Role, enter: Enter[B], *, keyed: bool = False) -> Enter[B]:
+    """Return a dependency, noted down with the role that it asks for."""
     ROLES[enter] = role
-    return enter
+    return _keyed(enter) if keyed else enter
 
 
 # --- in a group ----------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def changing(model: type[M], role: Role, *, keyed: bool = False) -> Enter[M]:
     async def enter(request: Request, group_id: GroupId = None) -> Call[M]:
         return await _changing(request, group_id, model, role)
 
-    return _keyed(_asking(role, enter)) if keyed else _asking(role, enter)
+    return _asking(role, enter, keyed=keyed)
 
 
 def changing_group(model: type[M], role: Role, *, keyed: bool = False) -> Enter[M]:
@@ -144,7 +144,7 @@ def changing_group(model: type[M], role: Role, *, keyed: bool = False) -> Enter[
     async def enter(request: Request, group_id: GroupPath) -> Call[M]:
         return await _changing(request, group_id, model, role)
 
-    return _keyed(_asking(role, enter)) if keyed else _asking(role, enter)
+    return _asking(role, enter, keyed=keyed)
 
 
 def creating(model: type[M], role: Role) -> Enter[M]:
@@ -165,7 +165,7 @@ def creating(model: type[M], role: Role) -> Enter[M]:
         caller = let_in(request, identity, body.group_id, role)
         return Call(services, caller, body, services.requests.draws())
 
-    return _keyed(_asking(role, enter))
+    return _asking(role, enter, keyed=True)
 
 
 MemberCall = Annotated[Call[None], Depends(reading(Role.MEMBER))]
