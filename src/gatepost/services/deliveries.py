@@ -121,16 +121,13 @@ class Deliveries:
         Raises: WebhookDisabled; PayloadExpired, when the event's bytes are gone.
         """
         webhook = await existing(self._webhooks, group_id, webhook_id)
-        detail = await self._detail(group_id, webhook_id, delivery_id)
-        if not webhook.enabled:
+        original = (await self._detail(group_id, webhook_id, delivery_id)).delivery
+        replay_id = draws.chance.new_id("dlv")
+        if not webhook.enabled and await self._log.delivery(group_id, webhook_id, replay_id) is None:
             raise WebhookDisabled("the webhook is disabled; enable it first")
-        replay = replayed(
-            detail.delivery,
-            draws.chance.new_id("dlv"),
-            max_attempts=webhook.policy.max_attempts,
-            now=draws.at,
-        )
-        if detail.event is None or await self._log.add_replay(group_id, replay) is not Saved.DONE:
+        replay = replayed(original, replay_id, max_attempts=webhook.policy.max_attempts, now=draws.at)
+        # What was queued before, by this very request, is so whatever has become of webhook and event since.
+        if await self._log.add_replay(group_id, replay) is not Saved.DONE:
             raise PayloadExpired("the event of this delivery is no longer kept")
         return replay
 

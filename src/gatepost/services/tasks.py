@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from gatepost.domain import tasks as rules
-from gatepost.domain.errors import NotFound, VersionConflict, invalid
+from gatepost.domain.errors import InvalidInput, NotFound, VersionConflict, invalid
 from gatepost.domain.events import Occasion
 from gatepost.domain.groups import Caller
 from gatepost.domain.tasks import HistoryEntry, Task, TaskChange
@@ -67,7 +67,11 @@ class Tasks:
         task_id = draws.chance.new_id("tsk")
         occasion = occasion_of(caller, draws.chance.new_id("evt"), draws.at)
         change = rules.create(task_id, caller.group_id, fields, occasion)
-        await self._must_suit_members(None, change.task)
+        try:
+            await self._must_suit_members(None, change.task)
+        except InvalidInput:  # unless it was made by this very request, and the assignee has left since
+            if not await self._tasks.history(caller.group_id, task_id):
+                raise
         if await self._save(change) is not Saved.DONE:
             raise VersionConflict("a task with the new task's id exists already")
         return TaskRecord(change.task, (change.history,))

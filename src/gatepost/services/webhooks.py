@@ -110,12 +110,16 @@ class Webhooks:
         """Sign with a new secret, and with the one before until the grace ends."""
         newest = _secret(secret, draws.chance)
 
-        def rotated(stored: Webhook, _: datetime) -> Webhook:
-            if stored.secrets[0].value == newest.value:  # it was done before, by this very request
-                return stored
+        def rotated(stored: Webhook) -> Webhook:
             return with_new_secret(stored, newest, grace=grace, now=draws.at)
 
-        return await self._edit(group_id, webhook_id, rotated)
+        def rotated_once(stored: Webhook, _: datetime) -> Webhook:
+            # A secret that was drawn is this very request's. One that was given may also have been used long ago.
+            known = stored.secrets[:1] if secret else stored.secrets
+            return stored if newest.value in [each.value for each in known] else rotated(stored)
+
+        edited = await self._edit(group_id, webhook_id, rotated_once)
+        return edited if edited.secrets[0].value == newest.value else rotated(edited)  # as it was then
 
     async def finalize_rotation(self, group_id: str, webhook_id: str) -> Webhook:
         """Stop signing with any secret but the newest."""
