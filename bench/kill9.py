@@ -82,7 +82,9 @@ class Server:
     def start(self) -> None:
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "gatepost", "serve", "--port", str(self.port)], env=self.env
+            [sys.executable, "-m", "gatepost", "serve", "--port", str(self.port)],
+            env=self.env,
+            stdout=subprocess.DEVNULL,  # where the first account is told; ours is the result's
         )
 
     async def kill_and_restart(self) -> None:
