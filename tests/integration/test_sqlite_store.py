@@ -27,7 +27,8 @@ from tests.contract.steps import taking
 from tests.fakes import NOW
 
 from gatepost.adapters.secretbox import SecretBox
-from gatepost.adapters.storage import migrating, sql_people, sql_requests, sqlite, sqlite_schema, threads
+from gatepost.adapters.storage import migrating, sqlite, sqlite_schema, threads
+from gatepost.adapters.storage.scripts import FORGOTTEN_AT_ONCE
 from gatepost.adapters.storage.sqlite import SqliteStore
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
@@ -43,7 +44,7 @@ KEY = bytes(range(32))
 async def test_sessions_that_have_run_out_are_removed_some_at_a_time_by_those_who_sign_in(tmp_path: Path) -> None:
     store = await opened(tmp_path / "gatepost.db")
     user, long_ago = make_user(), NOW - LIFETIME
-    for _ in range(sql_people.FORGOTTEN_AT_ONCE + 1):
+    for _ in range(FORGOTTEN_AT_ONCE + 1):
         await store.add_session(make_session(user, created_at=long_ago, last_used_at=long_ago))
 
     left = []
@@ -57,7 +58,7 @@ async def test_sessions_that_have_run_out_are_removed_some_at_a_time_by_those_wh
 
 async def test_requests_that_are_forgotten_are_removed_some_at_a_time_by_those_that_come(tmp_path: Path) -> None:
     store = await opened(tmp_path / "gatepost.db")
-    for _ in range(sql_requests.FORGOTTEN_AT_ONCE + 1):
+    for _ in range(FORGOTTEN_AT_ONCE + 1):
         await store.remember_request(make_request(), kept_for=timedelta(days=1))
 
     left = []

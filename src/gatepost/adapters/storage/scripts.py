@@ -71,6 +71,9 @@ IN_LIST = "IN (SELECT value FROM json_each(?))"
 LOCKED = "/* locked in this order */"
 UNLESS_LOCKED = "/* unless others have locked it */"
 
+# Of what has run out, by a write that adds one: more than come in, so that few are left over; little enough for it.
+FORGOTTEN_AT_ONCE = 40
+
 
 def listed(ids: Iterable[str]) -> list[str]:
     """Return the parameter of `IN_LIST`."""

@@ -5,11 +5,19 @@ from datetime import datetime
 
 from gatepost.adapters.storage.paging import AFTER_ALL, page_of
 from gatepost.adapters.storage.rows import Row, from_ms, to_ms
-from gatepost.adapters.storage.scripts import IN_LIST, LOCKED, Database, Script, execute, execute_many, fetch, listed
+from gatepost.adapters.storage.scripts import (
+    FORGOTTEN_AT_ONCE,
+    IN_LIST,
+    LOCKED,
+    Database,
+    Script,
+    execute,
+    execute_many,
+    fetch,
+    listed,
+)
 from gatepost.domain.people import IDLE, Session, User
 from gatepost.ports import Page, Saved
-
-FORGOTTEN_AT_ONCE = 40  # more than come in, so that few are left over; little enough for one write
 
 _COLUMNS = "id, email, name, password_hash, created_at, is_installation_owner"
 _ADD = f"INSERT INTO users ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"

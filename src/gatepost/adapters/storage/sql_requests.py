@@ -4,11 +4,9 @@ from datetime import timedelta
 
 from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.storage.rows import from_ms, to_ms
-from gatepost.adapters.storage.scripts import LOCKED, Database, Script, execute, fetch
+from gatepost.adapters.storage.scripts import FORGOTTEN_AT_ONCE, LOCKED, Database, Script, execute, fetch
 from gatepost.adapters.storage.sealing import answer_from, sealed_answer, sealed_seed, seed_from
 from gatepost.ports import KeptAnswer, KeyedRequest
-
-FORGOTTEN_AT_ONCE = 40  # more than come in, so that few are left over; little enough for one write
 
 FORGET_REQUESTS = f"""
 DELETE FROM requests WHERE id IN (SELECT id FROM requests WHERE at < ? ORDER BY at LIMIT ? {LOCKED})
