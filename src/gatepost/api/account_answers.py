@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from gatepost.domain.events import Json, rfc3339
+from gatepost.domain.events import Json, rfc3339, rfc3339_or_none
 from gatepost.domain.groups import ApiKey, Group, Member, Membership, Role
 from gatepost.domain.people import Session
 from gatepost.services.groups import NewMember
@@ -76,7 +76,7 @@ def key_json(key: ApiKey) -> Json:
         "name": key.name,
         "role": key.role,
         "createdAt": rfc3339(key.created_at),
-        "lastUsedAt": rfc3339(key.last_used_at) if key.last_used_at else None,
+        "lastUsedAt": rfc3339_or_none(key.last_used_at),
     }
 
 

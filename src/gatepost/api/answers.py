@@ -5,14 +5,14 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TypeVar
 
 from gatepost.api.event_types import DIALECT, EventType
 from gatepost.domain import tasks
 from gatepost.domain.deliveries import Attempt, Delivery, Response, error_class_of, response_of
 from gatepost.domain.errors import invalid
-from gatepost.domain.events import Event, Json, rfc3339
+from gatepost.domain.events import Event, Json, rfc3339, rfc3339_or_none
 from gatepost.domain.tasks import HistoryEntry
 from gatepost.domain.webhooks import Webhook
 from gatepost.ports import Page
@@ -86,7 +86,7 @@ def new_webhook_json(webhook: Webhook) -> Json:
 
 def rotation_json(webhook: Webhook) -> Json:
     expires_at = webhook.secrets[1].expires_at if len(webhook.secrets) > 1 else None
-    return {"secretHint": webhook.secret_hint, "previousExpiresAt": _moment(expires_at)}
+    return {"secretHint": webhook.secret_hint, "previousExpiresAt": rfc3339_or_none(expires_at)}
 
 
 def new_secret_json(webhook: Webhook) -> Json:
@@ -106,13 +106,13 @@ def delivery_json(delivery: Delivery) -> Json:
         "status": progress.status,
         "attemptCount": progress.attempt_count,
         "maxAttempts": progress.max_attempts,
-        "nextAttemptAt": _moment(progress.next_attempt_at),
+        "nextAttemptAt": rfc3339_or_none(progress.next_attempt_at),
         "lastStatusCode": progress.last_status_code,
         "lastErrorClass": progress.last_error_class,
         "deadReason": progress.dead_reason,
         "replayOf": delivery.replay_of,
         "createdAt": rfc3339(delivery.created_at),
-        "finishedAt": _moment(progress.finished_at),
+        "finishedAt": rfc3339_or_none(progress.finished_at),
     }
 
 
@@ -224,7 +224,3 @@ def _joined(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 def _text(body: bytes) -> str:
     return body.decode("utf-8", "replace")
-
-
-def _moment(moment: datetime | None) -> str | None:
-    return None if moment is None else rfc3339(moment)

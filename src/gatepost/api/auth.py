@@ -13,8 +13,7 @@ from gatepost.services.people import People
 
 CALLER = "gatepost.caller"  # where the request's log line finds who asked, an Identity or a Caller
 COOKIE = "gatepost_session"
-
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +59,7 @@ async def authenticate(request: Request, keys: Keys, people: People) -> Identity
     if identity is None:
         raise Unauthenticated("sign in, or send a valid API key: Authorization: Bearer gp_…")
     request.scope[CALLER] = identity
-    if identity.session_id is not None and request.method not in _SAFE_METHODS:
+    if identity.session_id is not None and request.method not in SAFE_METHODS:
         must_come_from_here(request, request.headers.get("origin", ""))
     return identity
 

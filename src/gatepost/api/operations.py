@@ -6,6 +6,7 @@ from typing import Any, get_args
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
+from gatepost.api.auth import SAFE_METHODS
 from gatepost.api.calls import ROLES, SignedInCall
 from gatepost.api.examples import example_of
 from gatepost.api.once import REPLAYED
@@ -16,7 +17,6 @@ from gatepost.domain.groups import Role
 
 REF = "#/components/schemas/{model}"
 
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _BODY_PROBLEMS = (
     "malformed_request",
     "payload_too_large",
@@ -88,7 +88,7 @@ def _problems(operation: Json, route: APIRoute, method: str) -> Iterator[str]:
     role = next((ROLES[call] for call in dependencies_of(route.dependant) if call in ROLES), None)
     if operation.get("security") != []:
         yield from ("unauthenticated", "store_unavailable")
-        if method not in _SAFE_METHODS:
+        if method not in SAFE_METHODS:
             yield "origin_mismatch"
     if role is not None or any(each["in"] == "path" for each in parameters):
         yield "not_found"

@@ -147,3 +147,7 @@ def rfc3339(moment: datetime) -> str:
     '2026-11-23T12:34:56.123Z'
     """
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def rfc3339_or_none(moment: datetime | None) -> str | None:
+    return None if moment is None else rfc3339(moment)

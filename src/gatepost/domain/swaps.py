@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from gatepost.domain.errors import Forbidden, InvalidTransition, SwapDecided, SwapStale, invalid
-from gatepost.domain.events import Event, Json, Occasion, make_event, rfc3339
+from gatepost.domain.events import Event, Json, Occasion, make_event, rfc3339, rfc3339_or_none
 from gatepost.domain.groups import Caller
 from gatepost.domain.tasks import REASON_LIMIT, HistoryEntry, Task, TaskStatus, check_text
 
@@ -138,7 +138,7 @@ def as_json(swap: Swap) -> Json:
         "proposedBy": swap.proposed_by,
         "decidedBy": swap.decided_by,
         "createdAt": rfc3339(swap.created_at),
-        "decidedAt": rfc3339(swap.decided_at) if swap.decided_at else None,
+        "decidedAt": rfc3339_or_none(swap.decided_at),
     }
 
 
