@@ -15,7 +15,7 @@ from tests.contract.backends import MongoBackend, Store
 from tests.contract.steps import add_task, add_webhook, ids, lease, read, save, taking
 from tests.fakes import NOW
 from tests.integration.mongodb_rigs import documents
-from tests.integration.taps import Broken, Tap
+from tests.integration.taps import Broken, Standing, Tap
 
 from gatepost.adapters.storage import mongo_driver, mongo_tasks
 from gatepost.adapters.storage.mongo_driver import Document
@@ -205,6 +205,32 @@ async def test_who_takes_a_void_lock_away_late_leaves_the_one_that_came_after_it
     assert sweeping[0].done()
     await assert_whole(store, swapping, SwapStatus.APPROVED)
     await assert_seen(store, swapping, swapping.after)
+
+
+async def test_who_reads_the_swap_as_it_was_before_takes_no_lock_away_that_is_good(
+    store: Store, other_store: Store, swapping: Swapping
+) -> None:
+    one, _ = swapping.before
+    started = tasks.start(one, make_occasion())
+    behind = (await documents(store))["swaps"]
+    mongo: Any = other_store._mongo
+    swaps_now = mongo.swaps
+
+    async def find_one(*asked: Any) -> Document | None:
+        return behind.pop() if behind else await swaps_now.find_one(*asked)
+
+    async def interfere() -> None:
+        mongo.swaps = Standing(swaps_now, find_one=find_one)  # as who was just elected may answer
+        assert await save(other_store, started) is Saved.DONE
+
+    before_write(store, COMMIT, lambda: other_store.sweep(now=NOW))  # so that it tries again
+    before_write(store, 2 * COMMIT, interfere)
+
+    assert await approve(store, swapping) is Saved.STALE
+    assert behind == []
+    assert await store.task(GROUP_ID, one.id) == started.task
+    await store.sweep(now=NOW)
+    await assert_whole(store, swapping, SwapStatus.PENDING)
 
 
 @pytest.mark.parametrize("number", range(1, COMMIT + 1))

@@ -90,6 +90,10 @@ def _swap_id_in(lock: str) -> str:
     return lock.rpartition("/")[0]
 
 
+def _try_in(lock: str) -> int:
+    return int(lock.rpartition("/")[2])
+
+
 # --- changing ------------------------------------------------------------------------------------------------
 
 
@@ -119,7 +123,9 @@ async def settle(mongo: Mongo, task: Mapping[str, Any]) -> None:
     swap = await swap_that_holds(mongo, task)
     if swap["status"] == APPROVED:
         await relay(mongo, mongo.swaps, swap)
-    elif swap["status"] == PENDING and task["lock"] == lock_of(swap) and not await _voided(mongo, swap):
+    # A lock may be of a later try than was read: a primary that was just elected may answer from before. It is no void
+    # one then; and to void the try that was read fails.
+    elif swap["status"] == PENDING and _try_in(task["lock"]) >= swap["try"] and not await _voided(mongo, swap):
         return  # decided or voided meanwhile: to be looked at again
     key = key_of(task["group_id"], task["id"])
     await mongo.tasks.update_one({**key, "lock": task["lock"]}, {"$set": {"lock": ""}})
