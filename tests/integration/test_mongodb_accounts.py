@@ -11,7 +11,7 @@ from tests.builders import GROUP_ID, make_group, make_request, make_session, mak
 from tests.contract.backends import MongoBackend, Store
 from tests.contract.steps import HOUR, SECOND, add_member, add_user, add_webhook
 from tests.fakes import NOW
-from tests.integration.mongodb_rigs import documents
+from tests.integration.mongodb_rigs import documents, mongo_of, nothing
 from tests.integration.taps import Standing, Tap
 
 from gatepost.adapters.storage.mongo_driver import FEW
@@ -91,6 +91,20 @@ async def test_a_group_that_nobody_finished_gets_the_first_person_for_owner(stor
 
     await other_store.add_first_user(ada)
 
+    await assert_is_owned(other_store, group, ada)
+
+
+async def test_a_group_that_nobody_finished_can_be_seen_once_its_name_is_refused(
+    store: Store, other_store: Store
+) -> None:
+    ada, group = await add_user(store), make_group()
+    Tap(store).die_at(2, is_done_first=False)
+    with pytest.raises(StoreUnavailable):
+        await store.add_group(group, owner_ids=[ada.id])
+
+    assert await other_store.add_group(make_group(name=group.name)) is Saved.EXISTS
+
+    assert group in (await other_store.groups(limit=10, before=None)).items
     await assert_is_owned(other_store, group, ada)
 
 
@@ -448,13 +462,6 @@ async def remembered_among_many(store: Store) -> tuple[KeyedRequest, KeyedReques
     return request, replace(request, seed=bytes([9]) * 32, at=NOW + 2 * DAY)
 
 
-def mongo_of(store: Store) -> Any:
-    return store._mongo
-
-
 async def overtaken(*_: Any, **__: Any) -> SimpleNamespace:
     return SimpleNamespace(matched_count=0)
 
-
-async def nothing(*_: Any, **__: Any) -> None:
-    """Find nothing."""

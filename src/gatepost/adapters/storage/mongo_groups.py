@@ -2,8 +2,8 @@
 
 The name is the `_id` of a document in `group_names`, as nothing else makes it unique: with it a group is added. The
 group itself is a document of `groups`, made right after. Whoever dies between the two leaves a name that says all there
-is to know of its group. A repeat makes the group, and so does whoever asks for the name, or looks for groups without an
-owner. Nobody else has heard of it: its id was told to nobody, and lists show it once it is made.
+is to know of its group. A repeat makes the group, and so does whoever asks for the name, wants it, or looks for groups
+without an owner. Nobody else has heard of it: its id was told to nobody, and lists show it once it is made.
 
 Who belongs to a group stands in its document, `members.<user id>`, as the rule about its last owner is about several of
 them: one write, which compares `rev`, changes any of them. `memberships` only says where to look for a person's groups.
@@ -97,13 +97,11 @@ async def _add(mongo: Mongo, group: Group, owner_ids: Sequence[str]) -> Saved:
         "owner_ids": list(owner_ids),
         "created_at": to_ms(group.created_at),
     }
-    if not await insert_new(mongo.group_names, [named]):
-        found = await mongo.group_names.find_one({"_id": group.name})
-        if found is None or found["group_id"] != group.id:
-            return Saved.EXISTS
-        named = found
-    await _make(mongo, named)
-    return Saved.DONE
+    if await insert_new(mongo.group_names, [named]):
+        await _make(mongo, named)
+        return Saved.DONE
+    taken = await _group_named(mongo, group.name)  # whole from now on, if it was not
+    return Saved.DONE if taken and taken.id == group.id else Saved.EXISTS
 
 
 async def _make(mongo: Mongo, named: Document) -> None:
