@@ -91,11 +91,7 @@ class People:
         Raises: Unauthenticated, the same for an unknown account and a wrong password; RateLimited.
         """
         user = await self._judged(email, password, address)
-        session, text = await self._begin(user)
-        latest = await self._store.user(user.id)
-        if latest is None or latest.password_hash != user.password_hash:  # whoever changed it ended all sessions
-            await self._store.end_sessions(user.id, [session.id])
-            raise _wrong()
+        text = await self._begin(user)
         if replaced is not None and (before := await self.authenticate(replaced)):
             await self.sign_out(before.session.user_id, before.session.id)
         return NewSession(await self.profile(user.id), text)
@@ -111,9 +107,8 @@ class People:
             user = await self._judged(profile.user.email, current, address)
         except Unauthenticated:
             raise invalid("currentPassword", "give the password that you have now", code="wrong") from None
-        await self._replace_password(user.id, new)
-        _, text = await self._begin(user)
-        return NewSession(profile, text)
+        changed = await self._replace_password(user, new)
+        return NewSession(profile, await self._begin(changed))
 
     async def sessions(self, user_id: str) -> Sequence[Session]:
         """Return somebody's sessions that have not ended, newest first."""
@@ -205,7 +200,7 @@ class People:
         if user is None:
             raise NotFound(f"There is nobody with the address {email}.")
         chosen, made = _chosen(password, draws)
-        await self._replace_password(user.id, chosen)
+        await self._replace_password(user, chosen)
         return NewUser(user, made)
 
     async def close(self) -> None:
@@ -233,18 +228,27 @@ class People:
         self._throttle.clear(account, address)
         return user
 
-    async def _begin(self, user: User) -> tuple[Session, str]:
+    async def _begin(self, user: User) -> str:
+        """Begin a session of somebody whose password has just been judged or set; return its text."""
         now = self._clock.now()
         secret = self._chance.key_bytes(SESSION_SECRET_BYTES)
         session = Session(
             self._chance.new_id("ses"), user.id, sha256(secret).digest(), created_at=now, last_used_at=now
         )
         await self._store.add_session(session)
-        return session, session_text(session.id, secret)
+        latest = await self._store.user(user.id)
+        if latest is None or latest.password_hash != user.password_hash:  # whoever changed it ended all sessions
+            await self._store.end_sessions(user.id, [session.id])
+            raise _wrong()
+        return session_text(session.id, secret)
 
-    async def _replace_password(self, user_id: str, password: str) -> None:
-        await self._store.save_password(user_id, await self._passwords.hash(password))
-        await self.end_sessions(user_id)
+    async def _replace_password(self, user: User, password: str) -> User:
+        """Set a password and end all sessions: before, lest a change that breaks off here leaves them, and after."""
+        changed = replace(user, password_hash=await self._passwords.hash(password))
+        await self.end_sessions(user.id)
+        await self._store.save_password(user.id, changed.password_hash)
+        await self.end_sessions(user.id)
+        return changed
 
     async def _drawn(self, user: User, password: str | None, draws: Draws) -> NewUser:
         """Return the account with everything checked, and its password hashed."""
