@@ -248,7 +248,7 @@ def _api(parts: Parts, hints: EngineHints, *, ready: Callable[[], bool]) -> "tup
         keys=accounts.keys,
         requests=Requests(store, clock, chance),
         tasks=Tasks(store, store, emitter, clock, chance),
-        swaps=Swaps(store, store, emitter, clock, chance),
+        swaps=Swaps(store, store, store, emitter, clock, chance),
         events=Events(store, emitter),
         webhooks=Webhooks(
             store,

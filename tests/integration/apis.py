@@ -157,7 +157,7 @@ async def opened_api(
         keys=Keys(store, clock),
         requests=Requests(store, clock, SystemChance()),
         tasks=Tasks(store, store, emitter, clock, chance),
-        swaps=Swaps(store, store, emitter, clock, chance),
+        swaps=Swaps(store, store, store, emitter, clock, chance),
         events=Events(store, emitter),
         webhooks=Webhooks(store, hints=hints, target_policy=POLICY, clock=clock, quota=5),
         deliveries=Deliveries(

@@ -147,6 +147,22 @@ async def test_anybody_may_leave_and_see_who_is_there(api: Api) -> None:
     problem(await member.get(members_of(api)), 404, "not_found")
 
 
+async def test_who_has_left_is_given_no_task_by_a_swap(api: Api) -> None:
+    leaving, staying = await api.new_person(), await api.new_person()
+    theirs, other = await api.new_task(assignedTo=leaving), await api.new_task(assignedTo=staying)
+    body = {"taskId": theirs["id"], "withTaskId": other["id"]}
+    swap = expect(await api.admin.post("/api/swaps", body), 201)
+    assert (await api.admin.delete(members_of(api, leaving))).status_code == 204
+
+    problem(await api.admin.post(f"/api/swaps/{swap['id']}/approve"), 409, "swap_stale")
+
+    assert expect(await api.member.get(f"/api/tasks/{other['id']}"), 200)["assignedTo"] == staying
+    expect(await api.admin.post(f"/api/swaps/{swap['id']}/reject"), 200)
+    for one, another, field in ((theirs, other, "taskId"), (other, theirs, "withTaskId")):
+        answer = await api.admin.post("/api/swaps", {"taskId": one["id"], "withTaskId": another["id"]})
+        assert fields_of(problem(answer, 422, "validation_failed")) == [field]
+
+
 async def test_members_of_other_groups_are_not_found(api: Api) -> None:
     stranger = await api.new_account()
     for user_id in (stranger.id, "usr_" + "0" * 32, "usr_x"):

@@ -4,10 +4,10 @@ from dataclasses import replace
 from functools import partial
 
 from gatepost.domain import swaps as rules
-from gatepost.domain.errors import InvalidTransition, NotFound, SwapDecided, VersionConflict
+from gatepost.domain.errors import InvalidTransition, NotFound, SwapDecided, SwapStale, VersionConflict, invalid
 from gatepost.domain.groups import Caller
 from gatepost.domain.swaps import Swap, SwapStatus
-from gatepost.ports import Chance, Clock, Draws, Page, Saved, SwapStore, TaskStore
+from gatepost.ports import Chance, Clock, Draws, GroupStore, Page, Saved, SwapStore, TaskStore
 from gatepost.services.emitting import Emitter, occasion_of
 from gatepost.services.tasks import CHANGED_BY_OTHERS, MOST_TRIES, existing
 
@@ -18,9 +18,12 @@ class Swaps:
     Raises: NotFound, when the group has no such swap or task; StoreUnavailable, with nothing written.
     """
 
-    def __init__(self, swaps: SwapStore, tasks: TaskStore, emitter: Emitter, clock: Clock, chance: Chance) -> None:
+    def __init__(
+        self, swaps: SwapStore, tasks: TaskStore, groups: GroupStore, emitter: Emitter, clock: Clock, chance: Chance
+    ) -> None:
         self._swaps = swaps
         self._tasks = tasks
+        self._groups = groups
         self._emitter = emitter
         self._clock = clock
         self._chance = chance
@@ -51,6 +54,8 @@ class Swaps:
             task = await existing(self._tasks, caller.group_id, task_id)
             with_task = await existing(self._tasks, caller.group_id, with_task_id)
             swap = rules.propose(swap_id, task, with_task, caller, reason=reason, now=draws.at)
+            if field := await self._of_nobody_here(swap):
+                raise invalid(field, "give a task whose assignee belongs to the group", code="not_a_member")
             saved = await self._swaps.add_swap(caller.group_id, swap)
             if saved is Saved.DONE:
                 return swap
@@ -63,7 +68,8 @@ class Swaps:
     async def approve(self, caller: Caller, swap_id: str) -> Swap:
         """Exchange the assignees of the two tasks.
 
-        Raises: SwapDecided; SwapStale, when one of the tasks has changed since the swap was proposed.
+        Raises: SwapDecided; SwapStale, when one of the tasks has changed since the swap was proposed, or one of the
+                assignees has left the group.
         """
         group_id = caller.group_id
         occasion = occasion_of(caller, self._chance.new_id("evt"), self._clock.now())
@@ -73,6 +79,8 @@ class Swaps:
             # Read after its tasks: who has approved it meanwhile changed them, too, and is to be told of instead.
             swap = await self.get(group_id, swap_id)
             approval = rules.approve(swap, task, with_task, occasion)
+            if await self._of_nobody_here(swap):
+                raise SwapStale("an assignee has left the group since the swap was proposed; reject it")
             write = partial(self._swaps.approve_swap, group_id, approval)
             if await self._emitter.emit(approval.event, write) is Saved.DONE:
                 return approval.swap
@@ -85,3 +93,10 @@ class Swaps:
         if await self._swaps.reject_swap(caller.group_id, rejected) is not Saved.DONE:
             raise SwapDecided("the swap has just been decided")
         return rejected
+
+    async def _of_nobody_here(self, swap: Swap) -> str | None:
+        """Return the field of the task whose assignee does not belong to the group any more."""
+        for field, side in (("taskId", swap.task), ("withTaskId", swap.with_task)):
+            if await self._groups.member(swap.group_id, side.assigned_to) is None:
+                return field
+        return None
