@@ -18,5 +18,14 @@ async def mongodb_database(folder: Path) -> AsyncIterator[MongoBackend]:
 
 
 async def documents(store: Store) -> dict[str, list[dict[str, Any]]]:
-    database = store._mongo.database
+    database = mongo_of(store).database
     return {name: await database[name].find({}).to_list() for name in COLLECTIONS}
+
+
+def mongo_of(store: Store) -> Any:
+    """Return what a store speaks to its server through, to stand something in its way."""
+    return store._mongo
+
+
+async def nothing(*_: Any, **__: Any) -> None:
+    """Do nothing, find nothing, and say that it went well."""

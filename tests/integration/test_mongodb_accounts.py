@@ -464,4 +464,3 @@ async def remembered_among_many(store: Store) -> tuple[KeyedRequest, KeyedReques
 
 async def overtaken(*_: Any, **__: Any) -> SimpleNamespace:
     return SimpleNamespace(matched_count=0)
-

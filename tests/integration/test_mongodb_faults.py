@@ -42,7 +42,7 @@ from tests.contract.steps import (
     taking,
 )
 from tests.fakes import NOW
-from tests.integration.mongodb_rigs import documents
+from tests.integration.mongodb_rigs import documents, mongo_of, nothing
 from tests.integration.taps import Broken, Failing, Standing, Tap
 
 from gatepost.adapters.secretbox import SecretBox
@@ -449,14 +449,6 @@ def update(task: Task, number: int) -> TaskChange:
     change = tasks.update(task, {"difficulty": number % 10 + 1}, make_occasion())
     assert change is not None
     return change
-
-
-def mongo_of(store: Store) -> Any:
-    return store._mongo
-
-
-async def nothing(*_: Any, **__: Any) -> None:
-    """Do nothing, and say that it went well."""
 
 
 def failing(store: Store, collection: str, method: str, *errors: PyMongoError) -> None:

@@ -3,8 +3,6 @@
 Each race is made, not waited for: a `Tap` stops one store just before a write, or lets its process die there.
 """
 
-from typing import Any
-
 import pytest
 from tests.builders import (
     GROUP_ID,
@@ -34,7 +32,7 @@ from tests.contract.steps import (
     taking,
 )
 from tests.fakes import NOW
-from tests.integration.mongodb_rigs import documents
+from tests.integration.mongodb_rigs import documents, mongo_of
 from tests.integration.taps import Broken, Tap
 
 from gatepost.adapters.storage.mongo_outbox import MOST_PENDING_EVENTS
@@ -169,7 +167,7 @@ async def test_a_change_is_refused_when_too_much_waits_and_taken_once_it_is_pass
     webhook = await add_webhook(store)
     changes = [make_task_change()]
     await save(store, changes[0])
-    mongo: Any = store._mongo
+    mongo = mongo_of(store)
     events, mongo.events = mongo.events, Broken(mongo.events)
     deliveries: list[Delivery] = []
     for n in range(MOST_PENDING_EVENTS + 1):
@@ -356,6 +354,6 @@ async def assert_deleted(store: Store, change: TaskChange, deletion: TaskDeletio
 
 
 async def empty(store: Store) -> None:
-    database = store._mongo.database
+    database = mongo_of(store).database
     for name in ("tasks", "events", "history", "deliveries"):
         await database[name].delete_many({})

@@ -41,6 +41,7 @@ from tests.contract.steps import (
     save,
 )
 from tests.fakes import NOW
+from tests.integration.mongodb_rigs import mongo_of
 from tests.integration.taps import COLLECTIONS, Asking, Tap
 from tests.standin import StandIn
 
@@ -88,7 +89,7 @@ OF_ALL_SHARDS = [
 
 async def test_whatever_is_asked_has_its_index_and_its_shard(store: Store) -> None:
     asked: dict[str, list[tuple[str, dict[str, Any]]]] = {name: [] for name in COLLECTIONS}
-    mongo: Any = store._mongo
+    mongo = mongo_of(store)
     for name, of in asked.items():
         setattr(mongo, name, Asking(getattr(mongo, name), of))
     await a_day_of(store)
@@ -230,7 +231,7 @@ async def test_another_key_is_refused_at_the_start_and_by_migrate(mongodb: Mongo
 
 
 async def test_a_database_of_a_newer_version_is_refused(mongodb: MongoBackend, store: Store) -> None:
-    mongo: Any = store._mongo
+    mongo = mongo_of(store)
     await mongo.meta.update_one({"_id": "schema"}, {"$set": {"version": SCHEMA_VERSION + 1}})
 
     for use in (MongoStore.open, MongoStore.migrate):
@@ -244,7 +245,7 @@ async def test_several_processes_make_a_database_ready_at_once(mongodb: MongoBac
     await asyncio.gather(*(MongoStore.migrate(url, box=BOX) for _ in range(4)))
 
     store = await MongoStore.open(url, box=BOX)
-    indexes = {name: len(await store._mongo.database[name].index_information()) for name in INDEXES}
+    indexes = {name: len(await mongo_of(store).database[name].index_information()) for name in INDEXES}
     await store.close()
     assert indexes == {name: len(of) + 1 for name, of in INDEXES.items()}
 
