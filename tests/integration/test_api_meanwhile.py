@@ -28,9 +28,9 @@ async def done_unanswered(api: Api, client: Client, path: str, body: dict[str, A
         answers.append(answer)
         raise StoreUnavailable("the plug was pulled")
 
-    api.store.keep_answer = crash  # type: ignore[method-assign, assignment]
+    api.store.keep_answer = crash
     problem(await client.post(path, body, headers=KEY), 503, "store_unavailable")
-    api.store.keep_answer = keep  # type: ignore[method-assign]
+    api.store.keep_answer = keep
     assert 200 <= answers[0].status < 300, answers[0].body
     return bytes(answers[0].body)
 
