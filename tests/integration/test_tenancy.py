@@ -12,13 +12,11 @@ from typing import Any
 import httpx2
 import pytest
 from tests.fakes import FakeClock
-from tests.integration.apis import Api, expect, opened_api, problem
+from tests.integration.apis import ORIGIN, PASSWORD, Api, expect, opened_api, problem
 
 from gatepost.domain.groups import Role
 from gatepost.domain.people import IDLE
 
-ORIGIN = "http://gatepost.test"
-PASSWORD = "correct horse battery"
 TITLE = "Only the night shift may read this"
 
 # Who may do what, said once more and by hand: what the document says of it comes from the code.
