@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -138,6 +139,21 @@ async def test_nobody_is_first_when_there_is_somebody_already(store: Store, firs
 
     assert saved is Saved.EXISTS
     assert await everybody(store) == [user]
+    assert list(await store.memberships(late.id)) == []
+
+
+@pytest.mark.parametrize("added_by", ["add_user", "add_first_user"])
+async def test_the_first_person_added_again_is_there_once(store: Store, other_store: Store, added_by: str) -> None:
+    user, late = make_user(), make_user()
+    assert await getattr(store, added_by)(user) is Saved.DONE
+    assert await store.add_user(late) is Saved.DONE
+    owned = await store.memberships(user.id)
+
+    saved = [await other_store.add_first_user(each) for each in (user, late, replace(user, id=new_id("usr")))]
+
+    assert saved == [Saved.DONE, Saved.DONE, Saved.EXISTS]
+    assert await everybody(store) == [late, user]
+    assert list(await store.memberships(user.id)) == list(owned)
     assert list(await store.memberships(late.id)) == []
 
 

@@ -75,7 +75,8 @@ class PeopleStore(Protocol):
     async def add_first_user(self, user: User) -> Saved:
         """Add the first person of the installation and make them owner of every group without one.
 
-        DONE; EXISTS when there is anybody already. Of many who ask at once, one is told DONE.
+        DONE, also when this very one is there already; EXISTS when there is anybody else. Of many who ask at once, one
+        is told DONE.
         """
 
     async def user(self, user_id: str) -> User | None:

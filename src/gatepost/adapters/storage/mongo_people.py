@@ -73,13 +73,17 @@ async def _add(mongo: Mongo, user: User) -> Saved:
     first = await _first(mongo, user, owns_groups=0)
     if first["user_id"] == user.id or await insert_new(mongo.users, [_document(user)]):
         return Saved.DONE
-    same_email = await mongo.users.find_one({"_id": user.email}, {"user_id": 1})
-    return Saved.DONE if same_email and same_email["user_id"] == user.id else Saved.EXISTS
+    return await _done_if_there(mongo, user)
 
 
 async def _add_first(mongo: Mongo, user: User) -> Saved:
-    first = await _first(mongo, user, owns_groups=1)
-    return Saved.DONE if (first["user_id"], first["owns_groups"]) == (user.id, 1) else Saved.EXISTS
+    await _first(mongo, user, owns_groups=1)
+    return await _done_if_there(mongo, user)
+
+
+async def _done_if_there(mongo: Mongo, user: User) -> Saved:
+    same_email = await mongo.users.find_one({"_id": user.email}, {"user_id": 1})
+    return Saved.DONE if same_email and same_email["user_id"] == user.id else Saved.EXISTS
 
 
 async def _first(mongo: Mongo, user: User, *, owns_groups: int) -> Document:

@@ -104,19 +104,23 @@ def _add(user: User) -> Script[Saved]:
     added = yield execute(_ADD, _row(user))
     if added:
         return Saved.DONE
-    same_email = yield from _user(USER_WITH_EMAIL, user.email)
-    return Saved.DONE if same_email and same_email.id == user.id else Saved.EXISTS
+    return (yield from _done_if_there(user))
 
 
 def _add_first(user: User) -> Script[Saved]:
     yield fetch(_LOCK_INSTALLATION)
     if (yield fetch(_ANYBODY)):
-        return Saved.EXISTS
+        return (yield from _done_if_there(user))
     added = yield execute(_ADD, _row(user))
     if not added:  # somebody else came in by another door
         return Saved.EXISTS
     yield execute(_OWN_ALL, (user.id, to_ms(user.created_at)))
     return Saved.DONE
+
+
+def _done_if_there(user: User) -> Script[Saved]:
+    same_email = yield from _user(USER_WITH_EMAIL, user.email)
+    return Saved.DONE if same_email and same_email.id == user.id else Saved.EXISTS
 
 
 def _user(sql: str, sought: str) -> Script[User | None]:
