@@ -24,10 +24,8 @@ from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.groups import Group, Member, Membership, Role
 from gatepost.ports import Page, Saved
 
-_GROUP_FIELDS = {
-    "name": 1,
-    "created_at": 1,
-}  # no part of `members` alone: the stand-in misnames what it finds by a path
+# No part of `members` alone: the stand-in misnames what it finds by a path.
+_GROUP_FIELDS = {"name": 1, "created_at": 1}
 _NAMES_AT_ONCE = 100
 _MOST_MEMBERSHIPS = 10_000
 _MOST_TRIES = 100

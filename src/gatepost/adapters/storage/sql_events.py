@@ -13,7 +13,7 @@ from gatepost.ports import EventQuery, Page, RoutedWebhook, Routing, Saved
 
 # Newest first. The conditions of a query are appended.
 _EVENTS = f"SELECT {EVENT} FROM events WHERE group_id = ? AND created_at >= 0"
-# A task has few events and a group has many: from the task's side. `+ 0` keeps the planner from walking the group's.
+# A task has few events and a group has many: from the task's side.
 _EVENTS_OF_TASK = f"""
 SELECT {EVENT} FROM events
 WHERE group_id = ? AND id IN (SELECT event_id FROM event_tasks WHERE group_id = ? AND task_id = ?)
@@ -72,7 +72,7 @@ def events_statement(group_id: str, query: EventQuery, before: str | None) -> tu
     """
     base, created_at = _EVENTS, "created_at"
     params: Row = (group_id,)
-    if query.task_id is not None:
+    if query.task_id is not None:  # `+ 0` keeps the planner from walking all events of the group
         base, params, created_at = _EVENTS_OF_TASK, (group_id, group_id, query.task_id), "created_at + 0"
     if query.event is not None:
         base, params = f"{base} AND event = ?", (*params, query.event)

@@ -35,6 +35,7 @@ STATUS = f"SELECT status FROM swaps WHERE group_id = ? AND id = ? {LOCKED}"
 
 _ADD = f"INSERT INTO swaps ({SWAP_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_OPEN = "INSERT INTO open_swaps (group_id, task_id, swap_id) VALUES {rows}"
+# `|| ''` keeps the planner from walking the group's pending swaps.
 DECIDE = """
 UPDATE swaps SET status = ?, decided_by = ?, decided_at = ? WHERE group_id = ? AND id = ? AND status || '' = 'pending'
 """
