@@ -43,11 +43,11 @@ from tests.contract.steps import (
 )
 from tests.fakes import NOW
 from tests.integration.mongodb_rigs import documents, mongo_of, nothing
-from tests.integration.taps import Broken, Failing, Standing, Tap
+from tests.integration.taps import Asking, Broken, Failing, Standing, Tap
 
 from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.storage import mongo_sweep, mongodb
-from gatepost.adapters.storage.mongo_outbox import MOST_PENDING_EVENTS
+from gatepost.adapters.storage.mongo_outbox import MOST_PENDING_BYTES, MOST_PENDING_EVENTS
 from gatepost.domain import tasks
 from gatepost.domain.deliveries import ErrorClass, QueuedDelivery, Status, Unreachable, replayed
 from gatepost.domain.errors import StoreUnavailable
@@ -280,6 +280,23 @@ async def test_a_task_whose_swap_is_lost_keeps_the_sweep_from_nobody_else(store:
 
     assert (await detail(store, delivery)).delivery.progress.status is Status.DEAD_LETTER
     assert {each["lock"] for each in (await documents(store))["tasks"]} == {lock}
+
+
+async def test_a_sweep_has_few_outboxes_in_memory_at_once(store: Store, other_store: Store) -> None:
+    webhook = await add_webhook(store)
+    mongo, other = mongo_of(store), mongo_of(other_store)
+    events, mongo.events = mongo.events, Broken(mongo.events)
+    await emit_many(store, webhook, 25)
+    mongo.events = events
+    asked: list[tuple[str, dict[str, Any]]] = []
+    other.tasks = Asking(other.tasks, asked)
+
+    await other_store.sweep(now=NOW)
+
+    read_at_once = [len(question["_id"]["$in"]) for method, question in asked if method == "find" and "_id" in question]
+    assert sum(read_at_once) == 25
+    assert max(read_at_once) * MOST_PENDING_BYTES < 16 * 1024 * 1024  # no more than one document may have anyway
+    assert len((await read(other_store, webhook)).deliveries) == 25
 
 
 async def test_a_sweep_ends_early_when_the_server_is_gone(store: Store, other_store: Store) -> None:

@@ -22,6 +22,7 @@ from gatepost.domain.errors import StoreUnavailable
 
 log = structlog.get_logger()
 
+_OUTBOXES_AT_ONCE = 10  # more than 1 MiB may wait in each
 _AT_ONCE = 100
 _LANES_AT_ONCE = 500
 _DUE_AT_ONCE = 500
@@ -94,8 +95,8 @@ async def _relay_what_waits_in(mongo: Mongo, collection: Collection) -> None:
     """
     asked = collection.find({"pending_events": {"$gt": 0}}, {"_id": 1, "group_id": 1}).sort("pending_events", -1)
     found = await fetch(asked.limit(_MOST_OF_ONE_SWEEP))
-    for start in range(0, len(found), _AT_ONCE):
-        part = found[start : start + _AT_ONCE]
+    for start in range(0, len(found), _OUTBOXES_AT_ONCE):
+        part = found[start : start + _OUTBOXES_AT_ONCE]
         groups = sorted({each["group_id"] for each in part})  # for the shard key
         again = {"_id": {"$in": [each["_id"] for each in part]}, "group_id": {"$in": groups}}
         documents = {each["_id"]: each for each in await fetch(collection.find(again, OUTBOX_FIELDS))}
