@@ -47,8 +47,7 @@ INDEXES: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("group_id", "deleted", "id"),  # a group's tasks
         ("group_id", "deleted", "status", "id"),  # those of one status
         ("group_id", "deleted", "assigned_to", "id"),  # those of one person, whatever else is asked
-        ("group_id", "lock"),  # those that a swap holds
-        ("lock",),  # the sweep: those that somebody left held
+        ("lock",),  # those that a swap holds, in all groups: few at a time
         ("pending_events",),  # the sweep: what somebody left in an outbox
     ),
     "history": (("group_id", "task_id", "version"),),  # a task's history
