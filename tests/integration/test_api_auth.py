@@ -287,6 +287,9 @@ async def test_sessions_are_listed_and_ended_one_by_one(still: Api, clock: FakeC
         "expiresAt": "2026-11-24T00:34:56.789Z",
         "current": False,
     }
+    first = expect(await elsewhere.get("/api/auth/sessions?limit=1"), 200)
+    rest = expect(await elsewhere.get(f"/api/auth/sessions?limit=1&cursor={first['nextCursor']}"), 200)
+    assert (first["items"], rest) == ([newest], {"items": [oldest], "nextCursor": None})
     other, _ = await still.signed_in()
     problem(await other.delete(f"/api/auth/sessions/{oldest['id']}"), 404, "not_found")
     assert await signed_in_or_not(browser)

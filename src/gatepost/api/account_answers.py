@@ -1,7 +1,5 @@
 """People, groups and API keys as the wire shows them. Password hashes and secrets never pass through here."""
 
-from collections.abc import Sequence
-
 from gatepost.domain.events import Json, rfc3339, rfc3339_or_none
 from gatepost.domain.groups import ApiKey, Group, Member, Membership, Role
 from gatepost.domain.people import Session
@@ -32,18 +30,14 @@ def key_profile_json(key: ApiKey, group: Group) -> Json:
     }
 
 
-def sessions_json(sessions: Sequence[Session], *, current_id: str) -> Json:
-    items = [
-        {
-            "id": session.id,
-            "createdAt": rfc3339(session.created_at),
-            "lastUsedAt": rfc3339(session.last_used_at),
-            "expiresAt": rfc3339(session.expires_at),
-            "current": session.id == current_id,
-        }
-        for session in sessions
-    ]
-    return {"items": items, "nextCursor": None}
+def session_json(session: Session, *, current_id: str) -> Json:
+    return {
+        "id": session.id,
+        "createdAt": rfc3339(session.created_at),
+        "lastUsedAt": rfc3339(session.last_used_at),
+        "expiresAt": rfc3339(session.expires_at),
+        "current": session.id == current_id,
+    }
 
 
 def membership_json(membership: Membership) -> Json:

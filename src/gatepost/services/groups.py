@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from gatepost.domain.errors import Forbidden, LastOwner, NotFound, invalid
 from gatepost.domain.groups import Caller, Group, Member, Membership, Role, group_name
 from gatepost.ports import Draws, GroupStore, Page, Saved
+from gatepost.services.pages import page_of
 from gatepost.services.people import People
 
 NO_SUCH_MEMBER = "there is no such member in this group"
@@ -56,12 +57,8 @@ class Groups:
 
     async def of_person(self, user_id: str, *, limit: int, before: str | None) -> Page[Membership]:
         """Return the groups that a person belongs to, newest group first."""
-        found = [
-            membership
-            for membership in await self._store.memberships(user_id)
-            if before is None or membership.group.id < before
-        ]
-        return Page(found[:limit], found[limit - 1].group.id if len(found) > limit else None)
+        found = await self._store.memberships(user_id)
+        return page_of(found, lambda membership: membership.group.id, limit=limit, before=before)
 
     async def members(self, group_id: str, *, limit: int, before: str | None) -> Page[Member]:
         """Return who belongs to a group, the newest accounts first."""

@@ -18,6 +18,7 @@ from gatepost.domain.people import (
     session_text,
 )
 from gatepost.ports import Chance, Clock, Draws, GroupStore, Page, Passwords, PeopleStore, Saved
+from gatepost.services.pages import page_of
 from gatepost.services.throttle import Throttle
 from gatepost.services.trust import LastUses, Trusted
 
@@ -110,10 +111,11 @@ class People:
         changed = await self._replace_password(user, new)
         return NewSession(profile, await self._begin(changed))
 
-    async def sessions(self, user_id: str) -> Sequence[Session]:
+    async def sessions(self, user_id: str, *, limit: int, before: str | None) -> Page[Session]:
         """Return somebody's sessions that have not ended, newest first."""
         now = self._clock.now()
-        return [session for session in await self._store.sessions(user_id) if now < session.expires_at]
+        live = (session for session in await self._store.sessions(user_id) if now < session.expires_at)
+        return page_of(live, lambda session: session.id, limit=limit, before=before)
 
     async def sign_out(self, user_id: str, session_id: str) -> None:
         """End the session that somebody is in, also when it has ended by now."""

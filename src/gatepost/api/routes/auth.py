@@ -1,14 +1,16 @@
 """/api/auth: signing in and out, one's own password and sessions."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from gatepost.api.account_answers import key_profile_json, profile_json, sessions_json
+from gatepost.api.account_answers import key_profile_json, profile_json, session_json
+from gatepost.api.answers import page_json, parse_cursor
 from gatepost.api.auth import COOKIE, must_come_from_here
 from gatepost.api.bodies import parse_body, read_body
 from gatepost.api.calls import AnybodysCall, OwnCall, Services, SignedInCall, signed_in
-from gatepost.api.openapi import body_of
+from gatepost.api.openapi import Cursor, Limit, body_of
 from gatepost.api.peers import Peers
 from gatepost.api.schemas import accounts as schemas
 from gatepost.api.schemas.shapes import id_pattern
@@ -90,8 +92,9 @@ async def change_password(call: ChangePassword, request: Request, response: Resp
     summary="List one's sessions, newest first",
     response_model=schemas.SessionPage,
 )
-async def list_sessions(call: SignedInCall) -> Any:
-    return sessions_json(await call.services.people.sessions(call.actor_id), current_id=call.session_id)
+async def list_sessions(call: SignedInCall, limit: Limit = 50, cursor: Cursor = None) -> Any:
+    page = await call.services.people.sessions(call.actor_id, limit=limit, before=parse_cursor(cursor))
+    return page_json(page, partial(session_json, current_id=call.session_id))
 
 
 @router.delete(
