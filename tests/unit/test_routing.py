@@ -13,6 +13,7 @@ ALL = subscription_of(make_webhook(events=("task.*",), ignore_origins=("inbound:
     ("subscription", "event", "origin", "expected"),
     [
         (None, "task.created", "api", Verdict.CREATED_LATER),
+        (None, "webhook.test", "api", Verdict.TEST_OF_ANOTHER),
         (replace(ALL, enabled=False), "task.created", "api", Verdict.DISABLED),
         (ALL, "order.paid", "api", Verdict.NOT_SELECTED),
         (ALL, "task.created", "inbound:jira", Verdict.ORIGIN_IGNORED),

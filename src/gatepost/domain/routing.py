@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 
+from gatepost.domain.events import TEST_EVENT
 from gatepost.domain.webhooks import Subscription, selects
 
 
@@ -11,6 +12,7 @@ class Verdict(StrEnum):
     ORIGIN_IGNORED = "origin_ignored"
     DISABLED = "disabled"
     CREATED_LATER = "created_later"
+    TEST_OF_ANOTHER = "test_of_another"  # a test is sent to one webhook, whatever the others ask for
     EDITED_MEANWHILE = "edited_meanwhile"  # it was being written at the moment of the event: either side is right
 
 
@@ -21,6 +23,8 @@ def verdict(subscription: Subscription | None, event: str, origin: str, *, has_d
     """
     if has_delivery:
         return Verdict.QUEUED
+    if event == TEST_EVENT:
+        return Verdict.TEST_OF_ANOTHER
     if subscription is None:
         return Verdict.CREATED_LATER
     if not subscription.enabled:
