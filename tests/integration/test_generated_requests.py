@@ -74,6 +74,7 @@ def asked_at_random(
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{served.url}/api/openapi.json"),
         *("--checks", ",".join(CHECKS), "--max-examples", str(examples), "--generation-deterministic"),
         *("--phases", "examples,coverage,fuzzing", "--workers", "2", *given, *options),
+        *("--suppress-health-check", "all"),  # what makes a test slow on a busy machine is none of ours
     ]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=folder)
 
@@ -85,9 +86,10 @@ def test_no_request_made_from_the_document_breaks_what_it_says(tmp_path: Path, a
     with serving(settings) as served:
         things = things_of(served)
         headers = {"Authorization": f"Bearer {served.key}"} if asker == "key" else session_of(served)
+        alone = [] if asker == "key" else ["--include-path-regex", "^/api/(auth|groups)"]  # a key's are the same
         # What ends the session, or who may do what, would leave nothing to be found by all that comes after it.
         endings = "signOut|endSessions|changePassword|removeMember|changeMember"
         found = asked_at_random(
-            *(served, headers, things, "--exclude-operation-id-regex", endings), examples=5, folder=tmp_path
+            *(served, headers, things, "--exclude-operation-id-regex", endings, *alone), examples=5, folder=tmp_path
         )
-    assert found.returncode == 0, found.stdout[-10_000:]
+    assert found.returncode == 0, found.stdout
