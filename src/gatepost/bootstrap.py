@@ -178,7 +178,7 @@ class Accounts:
 
     async def create_group(self, name: str) -> Group:
         """Make a group that belongs to those who own the installation."""
-        return await self.groups.create(name, owner_ids=await self.people.installation_owners(), draws=self.draws)
+        return await self.groups.create(name, owner_ids=None, draws=self.draws)
 
     async def create_key(self, group_name: str, role: Role, name: str | None = None, *, create_group: bool) -> NewKey:
         """Make an API key.

@@ -175,8 +175,14 @@ ASKED: dict[str, tuple[Call, object]] = {
     "members": (lambda store, group, theirs: paged(store.members(group, limit=10, before=None)), NOTHING),
     "member": (lambda store, group, theirs: store.member(group, theirs.person.id), None),
     "add_member": (let_their_person_in, True),
-    "save_role": (lambda store, group, theirs: store.save_role(group, theirs.person.id, Role.ADMIN), Saved.STALE),
-    "remove_member": (lambda store, group, theirs: store.remove_member(group, theirs.person.id), Saved.STALE),
+    "save_role": (
+        lambda store, group, theirs: store.save_role(group, theirs.person.id, Role.ADMIN, expected=Role.OWNER),
+        Saved.STALE,
+    ),
+    "remove_member": (
+        lambda store, group, theirs: store.remove_member(group, theirs.person.id, expected=Role.OWNER),
+        Saved.STALE,
+    ),
     "add_key": (add_a_key, True),
     "keys": (lambda store, group, theirs: paged(store.keys(group, limit=10, before=None)), NOTHING),
     "revoke_key": (lambda store, group, theirs: store.revoke_key(group, theirs.key.id, now=LATER), Saved.STALE),

@@ -1,5 +1,6 @@
 import asyncio
 from datetime import timedelta
+from itertools import pairwise, permutations
 
 import pytest
 from tests.builders import GROUP_ID, make_group, make_user, new_id
@@ -90,6 +91,38 @@ async def test_a_group_comes_with_its_owners_who_join_when_it_is_made(store: Sto
         (eve.id, Role.OWNER, LATER),
         (ada.id, Role.OWNER, LATER),
     ]
+
+
+async def test_a_group_that_is_nobodys_in_particular_belongs_to_who_owns_the_installation(store: Store) -> None:
+    owners = [await add_user(store, is_installation_owner=True) for _ in range(2)]
+    await add_user(store)
+    group = make_group()
+
+    saved = [await store.add_group(group, owner_ids=None) for _ in range(2)]
+
+    assert saved == [Saved.DONE, Saved.DONE]
+    assert await roles(store, group.id) == {owner.id: Role.OWNER for owner in owners}
+
+
+async def test_a_group_is_nobodys_while_nobody_owns_the_installation(store: Store) -> None:
+    await add_user(store)
+    group = make_group()
+
+    saved = await store.add_group(group, owner_ids=None)
+
+    assert saved is Saved.DONE
+    assert await roles(store, group.id) == {}
+
+
+async def test_groups_that_come_at_the_moment_of_the_first_person_are_theirs(store: Store, other_store: Store) -> None:
+    groups, ada = [make_group(name=new_id("name")) for _ in range(6)], make_user(is_installation_owner=True)
+
+    stores = (store, other_store) * 3
+    adding = [each.add_group(group, owner_ids=None) for each, group in zip(stores, groups, strict=True)]
+    saved = await asyncio.gather(*adding[:3], other_store.add_first_user(ada), *adding[3:])
+
+    assert set(saved) == {Saved.DONE}
+    assert [await roles(store, group.id) for group in groups] == [{ada.id: Role.OWNER}] * 6
 
 
 async def test_all_groups_are_listed_in_pages_the_newest_first(store: Store) -> None:
@@ -185,7 +218,10 @@ async def test_of_two_processes_that_let_one_person_in_one_succeeds(store: Store
 async def test_a_member_gets_another_role_and_all_else_stays(store: Store) -> None:
     ada, eve = await add_member(store, Role.MEMBER), await add_member(store, Role.MEMBER)
 
-    saved = [await store.save_role(GROUP_ID, ada.id, role) for role in (Role.ADMIN, Role.OWNER, Role.OWNER)]
+    saved = [
+        await store.save_role(GROUP_ID, ada.id, role, expected=expected)
+        for expected, role in pairwise([Role.MEMBER, Role.ADMIN, Role.OWNER, Role.OWNER])
+    ]
 
     assert set(saved) == {Saved.DONE}
     assert await roles(store) == {ada.id: Role.OWNER, eve.id: Role.MEMBER}
@@ -198,7 +234,7 @@ async def test_a_member_is_taken_out_of_one_group_and_keeps_account_and_other_gr
     ada, elsewhere = await add_member(store, Role.MEMBER), await add_group(store)
     await store.add_member(elsewhere.id, ada.id, Role.ADMIN, now=NOW)
 
-    saved = await store.remove_member(GROUP_ID, ada.id)
+    saved = await store.remove_member(GROUP_ID, ada.id, expected=Role.MEMBER)
 
     assert saved is Saved.DONE
     assert await roles(store) == {}
@@ -210,18 +246,44 @@ async def test_whoever_is_no_member_gets_no_role_and_is_not_taken_out(store: Sto
     ada, owner = await add_user(store), await add_member(store, Role.OWNER)
 
     saved = [
-        await store.save_role(GROUP_ID, ada.id, Role.ADMIN),
-        await store.save_role(GROUP_ID, ada.id, Role.OWNER),
-        await store.remove_member(GROUP_ID, ada.id),
+        await store.save_role(GROUP_ID, ada.id, Role.ADMIN, expected=Role.MEMBER),
+        await store.save_role(GROUP_ID, ada.id, Role.OWNER, expected=Role.OWNER),
+        await store.remove_member(GROUP_ID, ada.id, expected=Role.OWNER),
     ]
 
     assert set(saved) == {Saved.STALE}
     assert await roles(store) == {owner.id: Role.OWNER}
 
 
+@pytest.mark.parametrize(("actual", "expected"), list(permutations(Role, 2)))
+async def test_whoever_is_not_what_they_were_expected_to_be_stays_what_they_are(
+    store: Store, actual: Role, expected: Role
+) -> None:
+    ada, owner = await add_member(store, actual), await add_member(store, Role.OWNER)
+
+    saved = [await store.save_role(GROUP_ID, ada.id, role, expected=expected) for role in Role]
+    saved.append(await store.remove_member(GROUP_ID, ada.id, expected=expected))
+
+    assert set(saved) == {Saved.STALE}
+    assert await roles(store) == {ada.id: actual, owner.id: Role.OWNER}
+
+
+async def test_of_two_who_judged_one_role_and_write_at_once_one_succeeds(store: Store, other_store: Store) -> None:
+    for _ in range(5):
+        ada = await add_member(store, Role.MEMBER)
+
+        saved = await asyncio.gather(
+            store.save_role(GROUP_ID, ada.id, Role.OWNER, expected=Role.MEMBER),
+            other_store.remove_member(GROUP_ID, ada.id, expected=Role.MEMBER),
+        )
+
+        assert sorted(each.value for each in saved) == ["done", "stale"]
+        assert (await roles(store)).get(ada.id) is (Role.OWNER if saved[0] is Saved.DONE else None)
+
+
 async def test_whoever_was_taken_out_can_be_let_in_again(store: Store) -> None:
     ada = await add_member(store, Role.ADMIN)
-    await store.remove_member(GROUP_ID, ada.id)
+    await store.remove_member(GROUP_ID, ada.id, expected=Role.ADMIN)
 
     saved = await store.add_member(GROUP_ID, ada.id, Role.MEMBER, now=LATER)
 
@@ -234,9 +296,9 @@ async def test_the_last_owner_of_a_group_stays_its_owner(store: Store) -> None:
     await add_group(store, admin.id)  # owners of another group do not count
 
     saved = [
-        await store.save_role(GROUP_ID, ada.id, Role.ADMIN),
-        await store.save_role(GROUP_ID, ada.id, Role.MEMBER),
-        await store.remove_member(GROUP_ID, ada.id),
+        await store.save_role(GROUP_ID, ada.id, Role.ADMIN, expected=Role.OWNER),
+        await store.save_role(GROUP_ID, ada.id, Role.MEMBER, expected=Role.OWNER),
+        await store.remove_member(GROUP_ID, ada.id, expected=Role.OWNER),
     ]
 
     assert set(saved) == {Saved.LAST_OWNER}
@@ -247,10 +309,10 @@ async def test_one_of_two_owners_may_go_and_the_other_may_not(store: Store) -> N
     ada, eve = await add_member(store, Role.OWNER), await add_member(store, Role.OWNER)
 
     saved = [
-        await store.save_role(GROUP_ID, ada.id, Role.MEMBER),
-        await store.save_role(GROUP_ID, eve.id, Role.MEMBER),
-        await store.save_role(GROUP_ID, ada.id, Role.OWNER),
-        await store.remove_member(GROUP_ID, eve.id),
+        await store.save_role(GROUP_ID, ada.id, Role.MEMBER, expected=Role.OWNER),
+        await store.save_role(GROUP_ID, eve.id, Role.MEMBER, expected=Role.OWNER),
+        await store.save_role(GROUP_ID, ada.id, Role.OWNER, expected=Role.MEMBER),
+        await store.remove_member(GROUP_ID, eve.id, expected=Role.OWNER),
     ]
 
     assert saved == [Saved.DONE, Saved.LAST_OWNER, Saved.DONE, Saved.DONE]
@@ -265,14 +327,14 @@ async def test_of_two_owners_who_take_that_from_each_other_at_once_one_stays(
         group = await add_group(store)
         ada, eve = [await add_member(store, Role.OWNER, group.id) for _ in range(2)]
         against_ada = (
-            other_store.remove_member(group.id, ada.id)
+            other_store.remove_member(group.id, ada.id, expected=Role.OWNER)
             if way == "both remove"
-            else other_store.save_role(group.id, ada.id, Role.MEMBER)
+            else other_store.save_role(group.id, ada.id, Role.MEMBER, expected=Role.OWNER)
         )
         against_eve = (
-            store.save_role(group.id, eve.id, Role.MEMBER)
+            store.save_role(group.id, eve.id, Role.MEMBER, expected=Role.OWNER)
             if way == "both demote"
-            else store.remove_member(group.id, eve.id)
+            else store.remove_member(group.id, eve.id, expected=Role.OWNER)
         )
 
         saved = await asyncio.gather(against_ada, against_eve)

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from tests.builders import GROUP_ID, make_group, make_session, make_user, new_id
 from tests.contract.backends import Backend, Store
-from tests.contract.steps import add_user, ids
+from tests.contract.steps import add_user
 from tests.fakes import NOW
 
 from gatepost.domain.groups import Membership, Role
@@ -58,7 +58,7 @@ async def test_an_address_that_is_taken_is_refused_and_stays_with_its_person(sto
 
 async def test_a_person_added_again_is_there_once_and_keeps_what_was_changed_since(store: Store) -> None:
     user = await add_user(store)
-    await store.save_password(user.id, "another hash")
+    await store.save_password(user.id, "another hash", expected=user.password_hash)
 
     saved = await store.add_user(user)
 
@@ -93,20 +93,39 @@ async def test_people_are_listed_in_pages_the_newest_accounts_first(store: Store
     assert second.next_cursor is None
 
 
-async def test_the_owners_of_the_installation_are_told(store: Store) -> None:
-    assert list(await store.installation_owners()) == []
-    owners = [await add_user(store, is_installation_owner=True) for _ in range(2)]
-    await add_user(store)
-
-    assert sorted(await store.installation_owners()) == sorted(ids(owners))
-
-
 async def test_a_password_is_replaced_for_one_person_only(store: Store) -> None:
     ada, eve = await add_user(store), await add_user(store)
 
-    await store.save_password(ada.id, "another hash")
+    saved = await store.save_password(ada.id, "another hash", expected=ada.password_hash)
 
+    assert saved is Saved.DONE
     assert [each.password_hash for each in await everybody(store)] == [eve.password_hash, "another hash"]
+
+
+async def test_a_password_that_is_another_by_now_stays_and_so_does_nobodys(store: Store) -> None:
+    ada = await add_user(store)
+
+    saved = [
+        await store.save_password(ada.id, "another hash", expected="a hash of before"),
+        await store.save_password(new_id("usr"), "another hash", expected=ada.password_hash),
+    ]
+
+    assert saved == [Saved.STALE, Saved.STALE]
+    assert await everybody(store) == [ada]
+
+
+async def test_of_two_processes_that_replace_one_password_one_succeeds(store: Store, other_store: Store) -> None:
+    ada = await add_user(store)
+
+    saved = await asyncio.gather(
+        *(
+            each.save_password(ada.id, f"hash {number}", expected=ada.password_hash)
+            for number, each in enumerate((store, other_store))
+        )
+    )
+
+    assert sorted(each.value for each in saved) == ["done", "stale"]
+    assert [each.password_hash for each in await everybody(store)] == [f"hash {saved.index(Saved.DONE)}"]
 
 
 # --- the first person ----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import pytest
 from tests.integration.apis import PASSWORD, Api, expect, fields_of, problem, sign_in
 
 from gatepost.domain.groups import Role
+from gatepost.ports import Saved
 
 
 def members_of(api: Api, user_id: str = "") -> str:
@@ -126,6 +127,36 @@ async def test_only_an_owner_gives_or_takes_the_role_owner(api: Api) -> None:
     assert expect(await owner.put(members_of(api, admin_user.id), {"role": "owner"}), 200)["role"] == "owner"
     assert (await owner.delete(members_of(api, admin_user.id))).status_code == 204
     assert await role_of(api, admin_user.id) is None
+
+
+@pytest.mark.parametrize("method", ["save_role", "remove_member"])
+async def test_an_admin_takes_nothing_from_who_has_become_an_owner_meanwhile(
+    api: Api, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    someone = await api.new_account(role=Role.MEMBER)
+    await api.new_account(role=Role.OWNER)
+    write, save_role = getattr(api.store, method), api.store.save_role
+
+    async def promoted_before(*args: Any, **kwargs: Any) -> Saved:
+        await save_role(api.group.id, someone.id, Role.OWNER, expected=Role.MEMBER)
+        return Saved(await write(*args, **kwargs))
+
+    monkeypatch.setattr(api.store, method, promoted_before)
+    path = members_of(api, someone.id)
+    asked = api.admin.put(path, {"role": "admin"}) if method == "save_role" else api.admin.delete(path)
+    problem(await asked, 403, "forbidden")
+    assert await role_of(api, someone.id) is Role.OWNER
+
+
+async def test_whose_role_never_stays_the_same_cannot_be_written(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    someone = await api.new_account(role=Role.MEMBER)
+
+    async def stale(*_: object, **__: object) -> Saved:
+        return Saved.STALE
+
+    monkeypatch.setattr(api.store, "save_role", stale)
+    problem(await api.admin.put(members_of(api, someone.id), {"role": "admin"}), 503, "store_unavailable")
+    assert await role_of(api, someone.id) is Role.MEMBER
 
 
 async def test_a_group_keeps_an_owner(api: Api) -> None:

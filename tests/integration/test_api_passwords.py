@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from tests.fakes import FakeClock, ScriptedSender
-from tests.integration.apis import PASSWORD, Api, Client, opened_api, problem, sign_in
+from tests.integration.apis import PASSWORD, Api, Client, expect, fields_of, opened_api, problem, sign_in
 
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.people import Session
+from gatepost.ports import Saved
 
 
 @pytest.fixture
@@ -26,8 +27,8 @@ async def test_no_session_outlives_a_password_whose_change_broke_off(api: Api, m
     browser, user = await api.signed_in()
     save = api.store.save_password
 
-    async def save_and_crash(user_id: str, password_hash: str) -> None:
-        await save(user_id, password_hash)
+    async def save_and_crash(user_id: str, password_hash: str, *, expected: str) -> None:
+        await save(user_id, password_hash, expected=expected)
         raise StoreUnavailable("the plug was pulled")
 
     monkeypatch.setattr(api.store, "save_password", save_and_crash)
@@ -49,3 +50,38 @@ async def test_who_changes_a_password_while_it_is_reset_is_not_signed_in_by_that
     monkeypatch.setattr(api.store, "add_session", reset_before)
     problem(await change(thief, PASSWORD, "another horse"), 401, "unauthenticated")
     assert await api.store.sessions(user.id) == []
+
+
+async def test_a_password_that_is_reset_while_it_is_changed_stays_the_operators(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thief, user = await api.signed_in()
+    save = api.store.save_password
+
+    async def reset_before(user_id: str, password_hash: str, *, expected: str) -> Saved:
+        monkeypatch.setattr(api.store, "save_password", save)
+        await api.services.people.reset_password(user.email, "an operator's", draws=api.services.requests.draws())
+        return await save(user_id, password_hash, expected=expected)
+
+    monkeypatch.setattr(api.store, "save_password", reset_before)
+    refused = problem(await change(thief, PASSWORD, "another horse"), 422, "validation_failed")
+    assert fields_of(refused) == ["currentPassword"]
+    await sign_in(api.browser(), user.email, "an operator's")
+
+
+async def test_an_operator_resets_a_password_that_is_changed_at_the_same_moment(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    thief, user = await api.signed_in()
+    save = api.store.save_password
+
+    async def change_before(user_id: str, password_hash: str, *, expected: str) -> Saved:
+        monkeypatch.setattr(api.store, "save_password", save)
+        await sign_in(thief, user.email)  # the reset has ended the session that there was
+        expect(await change(thief, PASSWORD, "another horse"), 200)
+        return await save(user_id, password_hash, expected=expected)
+
+    monkeypatch.setattr(api.store, "save_password", change_before)
+    await api.services.people.reset_password(user.email, "an operator's", draws=api.services.requests.draws())
+    problem(await thief.get("/api/auth/me"), 401, "unauthenticated")
+    await sign_in(api.browser(), user.email, "an operator's")

@@ -114,7 +114,7 @@ async def test_who_makes_a_group_late_changes_nothing_about_it(store: Store, oth
     async with Tap(store).stopped_before("groups.insert_many", store.add_group(group, owner_ids=[ada.id])):
         assert await other_store.group_named(group.name) == group
         await other_store.add_member(group.id, eve.id, Role.OWNER, now=NOW)
-        await other_store.remove_member(group.id, ada.id)
+        await other_store.remove_member(group.id, ada.id, expected=Role.OWNER)
 
     await assert_is_owned(other_store, group, eve)
     assert list(await store.memberships(ada.id)) == []
@@ -143,10 +143,11 @@ async def test_wherever_its_writer_dies_who_is_taken_out_is_out_or_not_and_can_b
     store: Store, other_store: Store, write: str, is_done_first: bool
 ) -> None:
     ada = await add_member(store, Role.ADMIN)
-    await dies(store, LEAVING, write, is_done_first, store.remove_member(GROUP_ID, ada.id))
+    leaving = store.remove_member(GROUP_ID, ada.id, expected=Role.ADMIN)
+    await dies(store, LEAVING, write, is_done_first, leaving)
 
     is_member = await assert_seen_from_both_sides(other_store, ada)
-    saved = await other_store.remove_member(GROUP_ID, ada.id)
+    saved = await other_store.remove_member(GROUP_ID, ada.id, expected=Role.ADMIN)
 
     assert saved is (Saved.DONE if is_member else Saved.STALE)
     assert not await assert_seen_from_both_sides(other_store, ada)
@@ -162,8 +163,8 @@ async def test_wherever_its_writer_dies_a_group_keeps_an_owner(
 
     def taken_from(each: Store, user: User) -> Awaitable[Saved]:
         if way == "demote":
-            return each.save_role(GROUP_ID, user.id, Role.MEMBER)
-        return each.remove_member(GROUP_ID, user.id)
+            return each.save_role(GROUP_ID, user.id, Role.MEMBER, expected=Role.OWNER)
+        return each.remove_member(GROUP_ID, user.id, expected=Role.OWNER)
 
     Tap(store).die_at(1, is_done_first=is_done_first)
     with pytest.raises(StoreUnavailable):
@@ -172,7 +173,7 @@ async def test_wherever_its_writer_dies_a_group_keeps_an_owner(
     saved = [await taken_from(other_store, user) for user in (ada, eve)]
 
     assert saved[1] is Saved.LAST_OWNER
-    assert saved[0] is (Saved.STALE if (way, is_done_first) == ("remove", True) else Saved.DONE)
+    assert saved[0] is (Saved.STALE if is_done_first else Saved.DONE)
     assert await owners(other_store) == [eve.id]
 
 
@@ -181,10 +182,14 @@ async def test_an_owner_who_was_not_the_last_when_it_was_looked_at_stays_when_th
     store: Store, other_store: Store, way: str
 ) -> None:
     ada, eve = await add_member(store, Role.OWNER), await add_member(store, Role.OWNER)
-    slow = store.save_role(GROUP_ID, ada.id, Role.ADMIN) if way == "demote" else store.remove_member(GROUP_ID, ada.id)
+    slow = (
+        store.save_role(GROUP_ID, ada.id, Role.ADMIN, expected=Role.OWNER)
+        if way == "demote"
+        else store.remove_member(GROUP_ID, ada.id, expected=Role.OWNER)
+    )
 
     async with Tap(store).stopped_before("groups.update_one", slow) as task:
-        assert await other_store.remove_member(GROUP_ID, eve.id) is Saved.DONE
+        assert await other_store.remove_member(GROUP_ID, eve.id, expected=Role.OWNER) is Saved.DONE
 
     assert task.result() is Saved.LAST_OWNER
     assert await owners(store) == [ada.id]
@@ -195,7 +200,8 @@ async def test_who_comes_in_again_while_their_leaving_is_written_down_is_found(
 ) -> None:
     ada = await add_member(store, Role.ADMIN)
 
-    async with Tap(store).stopped_before("memberships.delete_one", store.remove_member(GROUP_ID, ada.id)):
+    leaving = store.remove_member(GROUP_ID, ada.id, expected=Role.ADMIN)
+    async with Tap(store).stopped_before("memberships.delete_one", leaving):
         assert await other_store.add_member(GROUP_ID, ada.id, Role.MEMBER, now=NOW) is Saved.DONE
 
     assert await assert_seen_from_both_sides(store, ada)
@@ -209,7 +215,7 @@ async def test_who_is_let_in_and_taken_out_while_somebody_slow_lets_them_in_is_f
     slow = store.add_member(GROUP_ID, ada.id, Role.ADMIN, now=NOW)
     async with Tap(store).stopped_before("groups.update_one", slow) as task:
         await other_store.add_member(GROUP_ID, ada.id, Role.MEMBER, now=NOW)
-        await other_store.remove_member(GROUP_ID, ada.id)
+        await other_store.remove_member(GROUP_ID, ada.id, expected=Role.MEMBER)
 
     assert task.result() is Saved.DONE
     assert await assert_seen_from_both_sides(store, ada)
@@ -231,7 +237,7 @@ async def test_members_and_webhooks_of_a_group_that_come_at_the_same_moment_are_
 async def test_who_has_been_taken_out_leaves_nothing_behind(store: Store) -> None:
     ada = await add_member(store, Role.ADMIN)
 
-    await store.remove_member(GROUP_ID, ada.id)
+    await store.remove_member(GROUP_ID, ada.id, expected=Role.ADMIN)
 
     assert (await documents(store))["memberships"] == []
 
@@ -328,9 +334,35 @@ async def test_who_finishes_the_first_person_late_takes_back_nothing(store: Stor
 
     async with Tap(store).stopped_before("users.insert_many", store.add_first_user(ada)):
         assert await other_store.add_first_user(ada) is Saved.DONE
-        await other_store.save_password(ada.id, "another hash")
+        await other_store.save_password(ada.id, "another hash", expected=ada.password_hash)
 
     assert await store.user(ada.id) == replace(ada, password_hash="another hash")
+
+
+@pytest.mark.parametrize("write", ["users.insert_many", "meta.update_one"])
+async def test_a_group_that_the_first_person_does_not_see_any_more_is_theirs(
+    store: Store, other_store: Store, write: str
+) -> None:
+    ada, group = make_user(is_installation_owner=True), make_group()
+
+    async with Tap(store).stopped_before(write, store.add_first_user(ada)):
+        assert await other_store.add_group(group, owner_ids=None) is Saved.DONE
+
+    await assert_is_owned(store, group, ada)
+
+
+@pytest.mark.parametrize("write", ["group_names.insert_many", "groups.insert_many"])
+async def test_wherever_the_writer_of_a_group_dies_it_is_the_first_persons(
+    store: Store, other_store: Store, write: str, is_done_first: bool
+) -> None:
+    ada, group = make_user(is_installation_owner=True), make_group()
+    writes = ["group_names.insert_many", "groups.insert_many"]  # there is nobody who could belong to it
+    await dies(store, writes, write, is_done_first, store.add_group(group, owner_ids=None))
+
+    await other_store.add_first_user(ada)
+
+    assert await other_store.add_group(group, owner_ids=None) is Saved.DONE
+    await assert_is_owned(other_store, group, ada)
 
 
 # --- sessions ------------------------------------------------------------------------------------------------

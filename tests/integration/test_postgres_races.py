@@ -8,6 +8,7 @@ from tests.builders import (
     GROUP_ID,
     accepted,
     make_delivery,
+    make_group,
     make_occasion,
     make_swap,
     make_task_change,
@@ -346,7 +347,7 @@ async def test_of_two_owners_who_take_that_from_each_other_at_once_one_stays(
 
     async with changing(postgres, "SELECT 1 FROM members FOR UPDATE"):
         taking_away = [
-            asyncio.create_task(getattr(store, method)(GROUP_ID, owner.id, *new_role))
+            asyncio.create_task(getattr(store, method)(GROUP_ID, owner.id, *new_role, expected=Role.OWNER))
             for store, owner in zip((ada, eve), owners, strict=True)
         ]
         await until_waiting(postgres, 2)
@@ -372,6 +373,27 @@ async def test_of_two_who_want_to_be_the_first_person_at_once_one_is(
     assert sorted(each.value for each in saved) == (["done", "exists"] if rule else ["done", "done"])
     if rule:
         assert len(await ask(postgres, "SELECT user_id FROM members WHERE role = 'owner'")) == 1
+
+
+@RULE
+async def test_a_group_that_is_made_at_the_moment_of_the_first_person_is_theirs(
+    rule: bool, without_locks: Any, postgres: Postgres18Backend, ada: Store, eve: Store
+) -> None:
+    group, person = make_group(), make_user(is_installation_owner=True)
+    if not rule:
+        without_locks()
+
+    async with changing(postgres, "LOCK TABLE groups IN SHARE MODE"):  # which can be read meanwhile
+        adding = asyncio.create_task(ada.add_group(group, owner_ids=None))
+        await until_waiting(postgres)
+        being_first = asyncio.create_task(eve.add_first_user(person))
+        if rule:
+            await until_waiting(postgres, 2)
+        else:
+            await being_first
+
+    assert [await adding, await being_first] == [Saved.DONE, Saved.DONE]
+    assert (await eve.member(group.id, person.id) is not None) is rule
 
 
 # --- swaps ---------------------------------------------------------------------------------------------------

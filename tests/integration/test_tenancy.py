@@ -101,7 +101,7 @@ class Installation:
 
 async def _person_in(api: Api, *roles: tuple[str, Role]) -> str:
     user_id = await api.new_person()
-    await api.store.remove_member(api.group.id, user_id)
+    await api.store.remove_member(api.group.id, user_id, expected=Role.MEMBER)
     for group_id, role in roles:
         await api.store.add_member(group_id, user_id, role, now=api.group.created_at)
     return user_id

@@ -13,9 +13,13 @@ from gatepost.ports.results import Page, Saved
 class GroupStore(Protocol):
     """Groups and who belongs to them."""
 
-    async def add_group(self, group: Group, *, owner_ids: Sequence[str] = ()) -> Saved:
+    async def add_group(self, group: Group, *, owner_ids: Sequence[str] | None = ()) -> Saved:
         """Add a group with its owners: DONE, also when this very group is there already; EXISTS when the name is
-        taken."""
+        taken.
+
+        Without a list, its owners are those who own the installation, and the first person when they come at the same
+        moment.
+        """
 
     async def group(self, group_id: str) -> Group | None:
         """Return a group."""
@@ -38,13 +42,13 @@ class GroupStore(Protocol):
     async def add_member(self, group_id: str, user_id: str, role: Role, *, now: datetime) -> Saved:
         """Let a person into a group: DONE, or EXISTS when they belong to it already, in whatever role."""
 
-    async def save_role(self, group_id: str, user_id: str, role: Role) -> Saved:
-        """Give a member another role: DONE; STALE when there is no such member; LAST_OWNER when the group would have
-        no owner left."""
+    async def save_role(self, group_id: str, user_id: str, role: Role, *, expected: Role) -> Saved:
+        """Give a member of the role expected another one: DONE; STALE when there is no such member; LAST_OWNER when
+        the group would have no owner left."""
 
-    async def remove_member(self, group_id: str, user_id: str) -> Saved:
-        """Take a person out of a group: DONE; STALE when there is no such member; LAST_OWNER when the group would
-        have no owner left."""
+    async def remove_member(self, group_id: str, user_id: str, *, expected: Role) -> Saved:
+        """Take a member of the role expected out of a group: DONE; STALE when there is no such member; LAST_OWNER when
+        the group would have no owner left."""
 
 
 class KeyStore(Protocol):
@@ -88,11 +92,8 @@ class PeopleStore(Protocol):
     async def users(self, *, limit: int, before: str | None) -> Page[User]:
         """Return everybody, the newest accounts first."""
 
-    async def installation_owners(self) -> Sequence[str]:
-        """Return the ids of those who own the installation."""
-
-    async def save_password(self, user_id: str, password_hash: str) -> None:
-        """Replace a person's password hash."""
+    async def save_password(self, user_id: str, password_hash: str, *, expected: str) -> Saved:
+        """Replace a person's password hash: DONE, or STALE when it is not the one expected."""
 
     async def add_session(self, session: Session) -> None:
         """Add a session. Sessions that ended before it began may be forgotten on this occasion."""

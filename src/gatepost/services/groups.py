@@ -1,15 +1,16 @@
 """Groups and the people in them."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from gatepost.domain.errors import Forbidden, LastOwner, NotFound, invalid
+from gatepost.domain.errors import Forbidden, LastOwner, NotFound, StoreUnavailable, invalid
 from gatepost.domain.groups import Caller, Group, Member, Membership, Role, group_name
 from gatepost.ports import Draws, GroupStore, Page, Saved
 from gatepost.services.pages import page_of
 from gatepost.services.people import People
 
 NO_SUCH_MEMBER = "there is no such member in this group"
+MOST_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,15 @@ class Groups:
         self._store = store
         self._people = people
 
-    async def create(self, name: str, *, owner_ids: Sequence[str] = (), draws: Draws) -> Group:
-        """Raises: InvalidInput, when the name is unfit or taken."""
+    async def create(self, name: str, *, owner_ids: Sequence[str] | None = (), draws: Draws) -> Group:
+        """Make a group; without a list, its owners are those who own the installation.
+
+        Raises: InvalidInput, when the name is unfit or taken.
+        """
         group = Group(draws.chance.new_id("grp"), group_name(name), draws.at)
         if await self._store.add_group(group, owner_ids=owner_ids) is Saved.EXISTS:
             raise invalid("name", "choose another name: this one is taken", code="taken")
-        for owner_id in owner_ids:
+        for owner_id in owner_ids or ():
             self._people.forget(owner_id)
         return group
 
@@ -112,10 +116,12 @@ class Groups:
 
     async def save_role(self, caller: Caller, user_id: str, role: Role) -> Member:
         """Give a member another role."""
-        member = await self._member(caller.group_id, user_id)
-        _may_change(caller, member.role, role)
-        _must_be_done(await self._store.save_role(caller.group_id, user_id, role))
-        self._people.forget(user_id)
+
+        async def save(expected: Role) -> Saved:
+            _may_change(caller, expected, role)
+            return await self._store.save_role(caller.group_id, user_id, role, expected=expected)
+
+        await self._change(caller.group_id, user_id, save)
         return await self._member(caller.group_id, user_id)
 
     async def remove_member(self, caller: Caller, user_id: str) -> None:
@@ -123,12 +129,28 @@ class Groups:
 
         Raises: Forbidden, when a member that is no admin takes out somebody else.
         """
-        if user_id != caller.actor_id:
-            if not caller.is_admin:
-                raise Forbidden("this needs the role admin")
-            _may_change(caller, (await self._member(caller.group_id, user_id)).role)
-        _must_be_done(await self._store.remove_member(caller.group_id, user_id))
-        self._people.forget(user_id)
+        leaves = user_id == caller.actor_id
+        if not leaves and not caller.is_admin:
+            raise Forbidden("this needs the role admin")
+
+        async def remove(expected: Role) -> Saved:
+            if not leaves:
+                _may_change(caller, expected)
+            return await self._store.remove_member(caller.group_id, user_id, expected=expected)
+
+        await self._change(caller.group_id, user_id, remove)
+
+    async def _change(self, group_id: str, user_id: str, change: Callable[[Role], Awaitable[Saved]]) -> None:
+        """Judge the role that a member has and change it, again when it has become another meanwhile."""
+        for _ in range(MOST_TRIES):
+            member = await self._member(group_id, user_id)
+            saved = await change(member.role)
+            if saved is Saved.LAST_OWNER:
+                raise LastOwner("the group needs an owner; make somebody else one first")
+            if saved is Saved.DONE:
+                self._people.forget(user_id)
+                return
+        raise StoreUnavailable("the member's role keeps changing; try again")
 
     async def _member(self, group_id: str, user_id: str) -> Member:
         member = await self._store.member(group_id, user_id)
@@ -146,10 +168,3 @@ def _must_be_absent(**fields: str | None) -> None:
     for field, value in fields.items():
         if value is not None:
             raise invalid(field, "this person has an account already; leave it out", code="unexpected")
-
-
-def _must_be_done(saved: Saved) -> None:
-    if saved is Saved.LAST_OWNER:
-        raise LastOwner("the group needs an owner; make somebody else one first")
-    if saved is not Saved.DONE:
-        raise NotFound(NO_SUCH_MEMBER)

@@ -23,6 +23,7 @@ from gatepost.services.throttle import Throttle
 from gatepost.services.trust import LastUses, Trusted
 
 SESSION_SECRET_BYTES = 32
+MOST_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,10 @@ class People:
         try:
             user = await self._judged(profile.user.email, current, address)
         except Unauthenticated:
-            raise invalid("currentPassword", "give the password that you have now", code="wrong") from None
-        changed = await self._replace_password(user, new)
+            raise _wrong_now() from None
+        changed = replace(user, password_hash=await self._passwords.hash(new))
+        if not await self._replace_password(user, changed.password_hash):
+            raise _wrong_now()
         return NewSession(profile, await self._begin(changed))
 
     async def sessions(self, user_id: str, *, limit: int, before: str | None) -> Page[Session]:
@@ -161,10 +164,6 @@ class People:
         """Return everybody, the newest accounts first."""
         return await self._store.users(limit=limit, before=before)
 
-    async def installation_owners(self) -> Sequence[str]:
-        """Return the ids of those who own the installation."""
-        return await self._store.installation_owners()
-
     async def create(
         self,
         email: str,
@@ -202,8 +201,12 @@ class People:
         if user is None:
             raise NotFound(f"There is nobody with the address {email}.")
         chosen, made = _chosen(password, draws)
-        await self._replace_password(user, chosen)
-        return NewUser(user, made)
+        password_hash = await self._passwords.hash(chosen)
+        for _ in range(MOST_TRIES):
+            if await self._replace_password(user, password_hash):
+                return NewUser(user, made)
+            user = (await self.profile(user.id)).user
+        raise StoreUnavailable("the password keeps changing; try again")
 
     async def close(self) -> None:
         """Write the last uses that are still waiting."""
@@ -244,13 +247,16 @@ class People:
             raise _wrong()
         return session_text(session.id, secret)
 
-    async def _replace_password(self, user: User, password: str) -> User:
-        """Set a password and end all sessions: before, lest a change that breaks off here leaves them, and after."""
-        changed = replace(user, password_hash=await self._passwords.hash(password))
+    async def _replace_password(self, user: User, password_hash: str) -> bool:
+        """Set a password and end all sessions: before, lest a change that breaks off here leaves them, and after.
+
+        Nothing is set when it is another by now than that of the account given.
+        """
         await self.end_sessions(user.id)
-        await self._store.save_password(user.id, changed.password_hash)
-        await self.end_sessions(user.id)
-        return changed
+        saved = await self._store.save_password(user.id, password_hash, expected=user.password_hash)
+        if saved is Saved.DONE:
+            await self.end_sessions(user.id)
+        return saved is Saved.DONE
 
     async def _drawn(self, user: User, password: str | None, draws: Draws) -> NewUser:
         """Return the account with everything checked, and its password hashed."""
@@ -281,3 +287,7 @@ def _account(email: str) -> str:
 
 def _wrong() -> Unauthenticated:
     return Unauthenticated("the e-mail address or the password is not right")
+
+
+def _wrong_now() -> InvalidInput:
+    return invalid("currentPassword", "give the password that you have now", code="wrong")

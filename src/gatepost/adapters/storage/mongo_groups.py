@@ -3,7 +3,8 @@
 The name is the `_id` of a document in `group_names`, as nothing else makes it unique: with it a group is added. The
 group itself is a document of `groups`, made right after. Whoever dies between the two leaves a name that says all there
 is to know of its group. A repeat makes the group, and so does whoever asks for the name, wants it, or looks for groups
-without an owner. Nobody else has heard of it: its id was told to nobody, and lists show it once it is made.
+without an owner. Nobody else has heard of it: its id was told to nobody, and lists show it once it is made. Without a
+list, its owners are read when it is made.
 
 Who belongs to a group stands in its document, `members.<user id>`, as the rule about its last owner is about several of
 them: one write, which compares `rev`, changes any of them. `memberships` only says where to look for a person's groups.
@@ -24,9 +25,12 @@ from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.groups import Group, Member, Membership, Role
 from gatepost.ports import Page, Saved
 
+FIRST_USER = {"_id": "first_user"}  # of `meta`; see `mongo_people.py`
+
 # No part of `members` alone: the stand-in misnames what it finds by a path.
 _GROUP_FIELDS = {"name": 1, "created_at": 1}
 _NAMES_AT_ONCE = 100
+_MOST_OWNERS = 1_000
 _MOST_MEMBERSHIPS = 10_000
 _MOST_TRIES = 100
 
@@ -38,7 +42,7 @@ class MongoGroups:
 
     _mongo: Mongo
 
-    async def add_group(self, group: Group, *, owner_ids: Sequence[str] = ()) -> Saved:
+    async def add_group(self, group: Group, *, owner_ids: Sequence[str] | None = ()) -> Saved:
         return await self._mongo.write(_add(self._mongo, group, owner_ids))
 
     async def group(self, group_id: str) -> Group | None:
@@ -62,11 +66,11 @@ class MongoGroups:
     async def add_member(self, group_id: str, user_id: str, role: Role, *, now: datetime) -> Saved:
         return await self._mongo.write(_add_member(self._mongo, group_id, user_id, role, to_ms(now)))
 
-    async def save_role(self, group_id: str, user_id: str, role: Role) -> Saved:
-        return await self._mongo.write(_save_role(self._mongo, group_id, user_id, role))
+    async def save_role(self, group_id: str, user_id: str, role: Role, *, expected: Role) -> Saved:
+        return await self._mongo.write(_save_role(self._mongo, group_id, user_id, role, expected))
 
-    async def remove_member(self, group_id: str, user_id: str) -> Saved:
-        return await self._mongo.write(_remove_member(self._mongo, group_id, user_id))
+    async def remove_member(self, group_id: str, user_id: str, *, expected: Role) -> Saved:
+        return await self._mongo.write(_remove_member(self._mongo, group_id, user_id, expected))
 
 
 async def group_changed(mongo: Mongo, group_id: str, rev: int, change: Mapping[str, Any]) -> bool:
@@ -88,11 +92,11 @@ async def own_groups_without_owner(mongo: Mongo, user_id: str, *, now: int) -> N
 # --- groups --------------------------------------------------------------------------------------------------
 
 
-async def _add(mongo: Mongo, group: Group, owner_ids: Sequence[str]) -> Saved:
+async def _add(mongo: Mongo, group: Group, owner_ids: Sequence[str] | None) -> Saved:
     named = {
         "_id": group.name,
         "group_id": group.id,
-        "owner_ids": list(owner_ids),
+        "owner_ids": None if owner_ids is None else list(owner_ids),
         "created_at": to_ms(group.created_at),
     }
     if await insert_new(mongo.group_names, [named]):
@@ -107,6 +111,8 @@ async def _make(mongo: Mongo, named: Document) -> None:
     group_id, owner_ids, at = named["group_id"], named["owner_ids"], named["created_at"]
     if await mongo.groups.find_one({"_id": group_id}, {"_id": 1}):
         return
+    if owner_ids is None:
+        owner_ids = await _installation_owners(mongo)
     entries = [{"_id": f"{group_id}/{each}", "group_id": group_id, "user_id": each, "rev": 0} for each in owner_ids]
     await insert_new(mongo.memberships, entries)
     group = {
@@ -119,6 +125,20 @@ async def _make(mongo: Mongo, named: Document) -> None:
         "rev": 0,
     }
     await insert_new(mongo.groups, [group])
+
+
+async def _installation_owners(mongo: Mongo) -> list[str]:
+    """Return who owns the installation; asked when the group has its name.
+
+    Who becomes the first person afterwards looks at all names. Who was decided on before may have looked already, and
+    be no person yet.
+    """
+    first = await mongo.meta.find_one(FIRST_USER)
+    asked = mongo.users.find({"is_installation_owner": 1}, {"user_id": 1})
+    owners = [each["user_id"] for each in await fetch(asked.sort("user_id", 1).limit(_MOST_OWNERS))]
+    if first and first["owns_groups"] and "user" in first and first["user_id"] not in owners:
+        owners.append(first["user_id"])
+    return owners
 
 
 async def _group(mongo: Mongo, group_id: str) -> Group | None:
@@ -207,9 +227,9 @@ async def _add_member(mongo: Mongo, group_id: str, user_id: str, role: Role, now
     return await _tried(mongo, group_id, add)
 
 
-async def _save_role(mongo: Mongo, group_id: str, user_id: str, role: Role) -> Saved:
+async def _save_role(mongo: Mongo, group_id: str, user_id: str, role: Role, expected: Role) -> Saved:
     async def save(rev: int, members: _Members) -> Saved | None:
-        if user_id not in members:
+        if not _is_a(expected, members, user_id):
             return Saved.STALE
         if role is not Role.OWNER and _owners(members) == [user_id]:
             return Saved.LAST_OWNER
@@ -219,9 +239,9 @@ async def _save_role(mongo: Mongo, group_id: str, user_id: str, role: Role) -> S
     return await _tried(mongo, group_id, save)
 
 
-async def _remove_member(mongo: Mongo, group_id: str, user_id: str) -> Saved:
+async def _remove_member(mongo: Mongo, group_id: str, user_id: str, expected: Role) -> Saved:
     async def remove(rev: int, members: _Members) -> Saved | None:
-        if user_id not in members:
+        if not _is_a(expected, members, user_id):
             return Saved.STALE
         if _owners(members) == [user_id]:
             return Saved.LAST_OWNER
@@ -260,6 +280,10 @@ async def _entered(mongo: Mongo, group_id: str, rev: int, user_id: str, role: Ro
     member = {"role": role.value, "at": now}
     entered = await group_changed(mongo, group_id, rev, {"$set": {f"members.{user_id}": member}})
     return Saved.DONE if entered else None
+
+
+def _is_a(role: Role, members: _Members, user_id: str) -> bool:
+    return user_id in members and members[user_id]["role"] == role.value
 
 
 def _owners(members: _Members) -> list[str]:

@@ -11,14 +11,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from gatepost.adapters.storage.mongo_driver import Document, Mongo, delete_few, fetch, insert_new, parts_of, raise_each
-from gatepost.adapters.storage.mongo_groups import own_groups_without_owner
+from gatepost.adapters.storage.mongo_groups import FIRST_USER, own_groups_without_owner
 from gatepost.adapters.storage.paging import AFTER_ALL, page_of
 from gatepost.adapters.storage.rows import from_ms, to_ms
 from gatepost.domain.people import IDLE, Session, User
 from gatepost.ports import Page, Saved
 
-_FIRST_USER = {"_id": "first_user"}
-_MOST_OWNERS = 1_000
 _MOST_SESSIONS = 10_000
 
 
@@ -42,12 +40,8 @@ class MongoPeople:
     async def users(self, *, limit: int, before: str | None) -> Page[User]:
         return await self._mongo.read(_users(self._mongo, limit, before))
 
-    async def installation_owners(self) -> Sequence[str]:
-        return await self._mongo.read(_installation_owners(self._mongo))
-
-    async def save_password(self, user_id: str, password_hash: str) -> None:
-        saving = self._mongo.users.update_one({"user_id": user_id}, {"$set": {"password_hash": password_hash}})
-        await self._mongo.write(saving)
+    async def save_password(self, user_id: str, password_hash: str, *, expected: str) -> Saved:
+        return await self._mongo.write(_save_password(self._mongo, user_id, password_hash, expected))
 
     async def add_session(self, session: Session) -> None:
         await self._mongo.write(_add_session(self._mongo, session))
@@ -88,16 +82,16 @@ async def _done_if_there(mongo: Mongo, user: User) -> Saved:
 
 async def _first(mongo: Mongo, user: User, *, owns_groups: int) -> Document:
     """Return who is the first person, all written: this one, when there is nobody."""
-    first = await mongo.meta.find_one(_FIRST_USER)
+    first = await mongo.meta.find_one(FIRST_USER)
     if first is None:
-        first = {**_FIRST_USER, "user_id": user.id, "owns_groups": owns_groups, "user": _document(user)}
+        first = {**FIRST_USER, "user_id": user.id, "owns_groups": owns_groups, "user": _document(user)}
         if not await insert_new(mongo.meta, [first]):
             return await _first(mongo, user, owns_groups=owns_groups)
     if person := first.get("user"):
         if first["owns_groups"]:
             await own_groups_without_owner(mongo, person["user_id"], now=person["created_at"])
         await insert_new(mongo.users, [person])
-        await mongo.meta.update_one(_FIRST_USER, {"$unset": {"user": ""}})
+        await mongo.meta.update_one(FIRST_USER, {"$unset": {"user": ""}})
     return first
 
 
@@ -112,9 +106,10 @@ async def _users(mongo: Mongo, limit: int, before: str | None) -> Page[User]:
     return page_of([_user_from(each) for each in found], limit)
 
 
-async def _installation_owners(mongo: Mongo) -> list[str]:
-    asked = mongo.users.find({"is_installation_owner": 1}, {"user_id": 1})
-    return [each["user_id"] for each in await fetch(asked.sort("user_id", 1).limit(_MOST_OWNERS))]
+async def _save_password(mongo: Mongo, user_id: str, password_hash: str, expected: str) -> Saved:
+    same = {"user_id": user_id, "password_hash": expected}
+    saved = await mongo.users.update_one(same, {"$set": {"password_hash": password_hash}})
+    return Saved.DONE if saved.matched_count else Saved.STALE
 
 
 # --- sessions ------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from datetime import datetime
 from gatepost.adapters.storage.paging import AFTER_ALL, page_of
 from gatepost.adapters.storage.rows import Row, from_ms, to_ms
 from gatepost.adapters.storage.scripts import LOCKED, Database, Script, execute, execute_many, fetch
+from gatepost.adapters.storage.sql_people import installation_owners_locked
 from gatepost.domain.groups import Group, Member, Membership, Role
 from gatepost.ports import Page, Saved
 
@@ -31,8 +32,8 @@ _ADD_MEMBER = "INSERT INTO members (group_id, user_id, role, joined_at) VALUES (
 # Whoever may take an owner away locks the group: of two who leave it at once, the second is to see the first gone.
 _LOCK_GROUP = f"SELECT 1 FROM groups WHERE id = ? {LOCKED}"
 OWNERS = "SELECT user_id FROM members WHERE group_id = ? AND role = 'owner' LIMIT 2"
-SAVE_ROLE = "UPDATE members SET role = ? WHERE group_id = ? AND user_id = ?"
-REMOVE_MEMBER = "DELETE FROM members WHERE group_id = ? AND user_id = ?"
+SAVE_ROLE = "UPDATE members SET role = ? WHERE group_id = ? AND user_id = ? AND role = ?"
+REMOVE_MEMBER = "DELETE FROM members WHERE group_id = ? AND user_id = ? AND role = ?"
 
 
 class SqlGroups:
@@ -40,7 +41,7 @@ class SqlGroups:
 
     _database: Database
 
-    async def add_group(self, group: Group, *, owner_ids: Sequence[str] = ()) -> Saved:
+    async def add_group(self, group: Group, *, owner_ids: Sequence[str] | None = ()) -> Saved:
         return await self._database.write(_add(group, owner_ids))
 
     async def group(self, group_id: str) -> Group | None:
@@ -64,14 +65,16 @@ class SqlGroups:
     async def add_member(self, group_id: str, user_id: str, role: Role, *, now: datetime) -> Saved:
         return await self._database.write(_add_member(group_id, user_id, role, to_ms(now)))
 
-    async def save_role(self, group_id: str, user_id: str, role: Role) -> Saved:
-        return await self._database.write(_save_role(group_id, user_id, role))
+    async def save_role(self, group_id: str, user_id: str, role: Role, *, expected: Role) -> Saved:
+        return await self._database.write(_save_role(group_id, user_id, role, expected))
 
-    async def remove_member(self, group_id: str, user_id: str) -> Saved:
-        return await self._database.write(_remove_member(group_id, user_id))
+    async def remove_member(self, group_id: str, user_id: str, *, expected: Role) -> Saved:
+        return await self._database.write(_remove_member(group_id, user_id, expected))
 
 
-def _add(group: Group, owner_ids: Sequence[str]) -> Script[Saved]:
+def _add(group: Group, owner_ids: Sequence[str] | None) -> Script[Saved]:
+    if owner_ids is None:
+        owner_ids = yield from installation_owners_locked()
     created_at = to_ms(group.created_at)
     added = yield execute(_ADD, (group.id, group.name, created_at))
     if not added:
@@ -113,17 +116,17 @@ def _add_member(group_id: str, user_id: str, role: Role, now: int) -> Script[Sav
     return Saved.DONE if added else Saved.EXISTS
 
 
-def _save_role(group_id: str, user_id: str, role: Role) -> Script[Saved]:
-    if role is not Role.OWNER and (yield from _is_last_owner(group_id, user_id)):
+def _save_role(group_id: str, user_id: str, role: Role, expected: Role) -> Script[Saved]:
+    if expected is Role.OWNER and role is not Role.OWNER and (yield from _is_last_owner(group_id, user_id)):
         return Saved.LAST_OWNER
-    saved = yield execute(SAVE_ROLE, (role.value, group_id, user_id))
+    saved = yield execute(SAVE_ROLE, (role.value, group_id, user_id, expected.value))
     return Saved.DONE if saved else Saved.STALE
 
 
-def _remove_member(group_id: str, user_id: str) -> Script[Saved]:
-    if (yield from _is_last_owner(group_id, user_id)):
+def _remove_member(group_id: str, user_id: str, expected: Role) -> Script[Saved]:
+    if expected is Role.OWNER and (yield from _is_last_owner(group_id, user_id)):
         return Saved.LAST_OWNER
-    removed = yield execute(REMOVE_MEMBER, (group_id, user_id))
+    removed = yield execute(REMOVE_MEMBER, (group_id, user_id, expected.value))
     return Saved.DONE if removed else Saved.STALE
 
 

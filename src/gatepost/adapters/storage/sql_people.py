@@ -25,9 +25,10 @@ USER = f"SELECT {_COLUMNS} FROM users WHERE id = ?"
 USER_WITH_EMAIL = f"SELECT {_COLUMNS} FROM users WHERE email = ?"
 USERS = f"SELECT {_COLUMNS} FROM users WHERE id < ? ORDER BY id DESC LIMIT ?"
 INSTALLATION_OWNERS = "SELECT id FROM users WHERE is_installation_owner = 1 ORDER BY id"
-SAVE_PASSWORD = "UPDATE users SET password_hash = ? WHERE id = ?"
+SAVE_PASSWORD = "UPDATE users SET password_hash = ? WHERE id = ? AND password_hash = ?"
 
-# The one row that every installation has: whoever wants to be its first person waits here for the others who do.
+# The one row that every installation has: whoever wants to be its first person waits here for the others who do, and
+# for those whose new group is to be theirs.
 _LOCK_INSTALLATION = f"SELECT 1 FROM key_check {LOCKED}"
 _ANYBODY = "SELECT 1 FROM users LIMIT 1"
 _OWN_ALL = """
@@ -73,11 +74,8 @@ class SqlPeople:
     async def users(self, *, limit: int, before: str | None) -> Page[User]:
         return await self._database.read(_users(limit, before))
 
-    async def installation_owners(self) -> Sequence[str]:
-        return await self._database.read(_installation_owners())
-
-    async def save_password(self, user_id: str, password_hash: str) -> None:
-        await self._database.write(_change(SAVE_PASSWORD, password_hash, user_id))
+    async def save_password(self, user_id: str, password_hash: str, *, expected: str) -> Saved:
+        return await self._database.write(_save_password(user_id, password_hash, expected))
 
     async def add_session(self, session: Session) -> None:
         await self._database.write(_add_session(session))
@@ -98,6 +96,13 @@ class SqlPeople:
             await self._database.write(_change(END_ALL_SESSIONS, user_id))
         else:
             await self._database.write(_change(END_SESSIONS, user_id, listed(session_ids)))
+
+
+def installation_owners_locked() -> Script[list[str]]:
+    """Return who owns the installation, and let nobody be its first person before the transaction ends."""
+    yield fetch(_LOCK_INSTALLATION)
+    rows = yield fetch(INSTALLATION_OWNERS)
+    return [user_id for (user_id,) in rows]
 
 
 def _add(user: User) -> Script[Saved]:
@@ -133,9 +138,9 @@ def _users(limit: int, before: str | None) -> Script[Page[User]]:
     return page_of([_user_from(row) for row in rows], limit)
 
 
-def _installation_owners() -> Script[list[str]]:
-    rows = yield fetch(INSTALLATION_OWNERS)
-    return [user_id for (user_id,) in rows]
+def _save_password(user_id: str, password_hash: str, expected: str) -> Script[Saved]:
+    saved = yield execute(SAVE_PASSWORD, (password_hash, user_id, expected))
+    return Saved.DONE if saved else Saved.STALE
 
 
 def _add_session(session: Session) -> Script[None]:
