@@ -20,8 +20,9 @@ import uvloop
 from gatepost.adapters.resolver import Resolver
 from gatepost.adapters.sender import CurlSender
 from gatepost.adapters.system import SystemClock
-from gatepost.domain.deliveries import Accepted, Outcome, QueuedDelivery, request_headers
+from gatepost.domain.deliveries import QueuedDelivery, request_headers
 from gatepost.domain.network import Target, TargetPolicy, parse_networks, parse_target
+from gatepost.domain.outcomes import Accepted, Outcome
 from gatepost.domain.signatures import make_secret, parse_secret
 from gatepost.ports import Dropped, Outgoing
 

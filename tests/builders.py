@@ -9,16 +9,10 @@ from tests.fakes import NOW, NumberedChance
 
 from gatepost.domain import events, tasks, webhooks
 from gatepost.domain.deliveries import (
-    Accepted,
     Attempt,
     Delivery,
-    ErrorClass,
-    Outcome,
     Progress,
     QueuedDelivery,
-    Refused,
-    Response,
-    Unreachable,
     after_attempt,
     first_progress,
     owed,
@@ -28,6 +22,7 @@ from gatepost.domain.errors import GatepostError
 from gatepost.domain.events import Event, Occasion
 from gatepost.domain.groups import ApiKey, Group, Role, hash_key_secret
 from gatepost.domain.network import parse_target
+from gatepost.domain.outcomes import Accepted, ErrorClass, Outcome, Refused, Response, Unreachable
 from gatepost.domain.people import Session, User
 from gatepost.domain.retry import RetryPolicy
 from gatepost.domain.signatures import make_secret

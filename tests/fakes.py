@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import shake_128
 
-from gatepost.domain.deliveries import Accepted, Outcome, Response
+from gatepost.domain.outcomes import Accepted, Outcome, Response
 from gatepost.ports import Dropped, Outgoing
 
 NOW = datetime(2026, 11, 23, 12, 34, 56, 789_000, tzinfo=UTC)

@@ -22,10 +22,11 @@ from typing import Any, cast
 
 from gatepost import config, stores
 from gatepost.bootstrap import USER_AGENT, Parts, delivery_parts
-from gatepost.domain.deliveries import Outcome, QueuedDelivery, owed, request_headers
+from gatepost.domain.deliveries import QueuedDelivery, owed, request_headers
 from gatepost.domain.events import Occasion
 from gatepost.domain.groups import Group
 from gatepost.domain.network import parse_target
+from gatepost.domain.outcomes import Outcome
 from gatepost.domain.signatures import make_secret, parse_secret
 from gatepost.domain.tasks import create as create_task
 from gatepost.domain.webhooks import Secret, Subscription, Webhook

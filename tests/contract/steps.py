@@ -23,9 +23,10 @@ from tests.contract.backends import Store
 from tests.fakes import NOW
 
 from gatepost.domain import swaps
-from gatepost.domain.deliveries import Delivery, Outcome, QueuedDelivery
+from gatepost.domain.deliveries import Delivery, QueuedDelivery
 from gatepost.domain.events import Event
 from gatepost.domain.groups import Role
+from gatepost.domain.outcomes import Outcome
 from gatepost.domain.people import User
 from gatepost.domain.swaps import Swap, SwapApproval
 from gatepost.domain.tasks import Task, TaskChange

@@ -39,19 +39,8 @@ from tests.contract.steps import (
 )
 from tests.fakes import NOW
 
-from gatepost.domain.deliveries import (
-    Accepted,
-    Blocked,
-    Delivery,
-    ErrorClass,
-    Outcome,
-    Progress,
-    QueuedDelivery,
-    Refused,
-    Status,
-    Unreachable,
-    replayed,
-)
+from gatepost.domain.deliveries import Delivery, Progress, QueuedDelivery, Status, replayed
+from gatepost.domain.outcomes import Accepted, Blocked, ErrorClass, Outcome, Refused, Unreachable
 from gatepost.ports import DeliveryQuery, Saved
 
 EVERYTHING = DeliveryQuery()

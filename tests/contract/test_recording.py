@@ -32,13 +32,8 @@ from tests.contract.steps import (
 )
 from tests.fakes import NOW
 
-from gatepost.domain.deliveries import (
-    ErrorClass,
-    Outcome,
-    Refused,
-    Status,
-    Unreachable,
-)
+from gatepost.domain.deliveries import Status
+from gatepost.domain.outcomes import ErrorClass, Outcome, Refused, Unreachable
 from gatepost.ports import LeasedLane
 
 MS = timedelta(milliseconds=1)

@@ -16,7 +16,8 @@ from tests.contract.steps import (
 )
 from tests.fakes import NOW
 
-from gatepost.domain.deliveries import Accepted, ErrorClass, Outcome, Refused, Status, Unreachable, error_class_of
+from gatepost.domain.deliveries import Status
+from gatepost.domain.outcomes import Accepted, ErrorClass, Outcome, Refused, Unreachable, error_class_of
 
 HOSTILE: list[Outcome] = [
     Accepted(make_response(body=b"nul \x00 nul")),

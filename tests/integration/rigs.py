@@ -13,8 +13,9 @@ from tests.fakes import FakeClock, NumberedChance, ScriptedSender
 
 from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.storage.sqlite import SqliteStore
-from gatepost.domain.deliveries import Delivery, Refused, Response, Status
+from gatepost.domain.deliveries import Delivery, Status
 from gatepost.domain.errors import StoreUnavailable
+from gatepost.domain.outcomes import Refused, Response
 from gatepost.domain.webhooks import Webhook, with_changes
 from gatepost.engine.engine import Engine
 from gatepost.ports import Saved

@@ -15,7 +15,7 @@ from tests.integration.apis import Api, expect, fields_of, opened_api, problem
 from tests.receivers import Receiver, raw, status
 
 from gatepost.adapters.system import SystemClock
-from gatepost.domain.deliveries import Accepted, ErrorClass, Outcome, Refused, Unreachable
+from gatepost.domain.outcomes import Accepted, ErrorClass, Outcome, Refused, Unreachable
 from gatepost.ports import Dropped, Outgoing
 
 WEBHOOKS = "/api/integrations/webhooks"

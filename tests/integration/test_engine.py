@@ -7,7 +7,8 @@ from itertools import pairwise
 from tests.builders import accepted, make_webhook
 from tests.integration.rigs import FAILED, LEASE, FailingRecords, Rig
 
-from gatepost.domain.deliveries import DeadReason, ErrorClass, Status, replayed
+from gatepost.domain.deliveries import DeadReason, Status, replayed
+from gatepost.domain.outcomes import ErrorClass
 from gatepost.domain.retry import RetryPolicy
 from gatepost.domain.signatures import Verdict, parse_secret, verify_plain, verify_standard
 from gatepost.domain.webhooks import Secret, Webhook, with_changes

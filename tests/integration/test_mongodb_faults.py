@@ -49,8 +49,9 @@ from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.storage import mongo_sweep, mongodb
 from gatepost.adapters.storage.mongo_outbox import MOST_PENDING_BYTES, MOST_PENDING_EVENTS
 from gatepost.domain import tasks
-from gatepost.domain.deliveries import ErrorClass, QueuedDelivery, Status, Unreachable, replayed
+from gatepost.domain.deliveries import QueuedDelivery, Status, replayed
 from gatepost.domain.errors import StoreUnavailable
+from gatepost.domain.outcomes import ErrorClass, Unreachable
 from gatepost.domain.tasks import Task, TaskChange
 from gatepost.ports import Saved
 

@@ -12,8 +12,8 @@ from tests.receivers import Receiver
 from gatepost.adapters.resolver import LookupFailure, Resolver
 from gatepost.adapters.sender import CurlSender
 from gatepost.adapters.system import SystemClock
-from gatepost.domain.deliveries import Accepted, Blocked, ErrorClass, Unreachable
 from gatepost.domain.network import TargetPolicy, parse_networks, parse_target
+from gatepost.domain.outcomes import Accepted, Blocked, ErrorClass, Unreachable
 from gatepost.ports import Outgoing
 
 

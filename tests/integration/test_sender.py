@@ -7,7 +7,7 @@ import pytest
 from tests.integration.senders import CLOCK, OK, Make, Sending
 from tests.receivers import Receiver, raw, status
 
-from gatepost.domain.deliveries import Accepted, ErrorClass, Refused, Unreachable, retry_after
+from gatepost.domain.outcomes import Accepted, ErrorClass, Refused, Unreachable, retry_after
 
 # --- the request ---------------------------------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ from tests.receivers import Receiver, hang
 
 from gatepost.adapters.resolver import LookupFailure
 from gatepost.adapters.sender import CurlSender
-from gatepost.domain.deliveries import Accepted, Blocked, ErrorClass, Unreachable
 from gatepost.domain.network import TargetPolicy
+from gatepost.domain.outcomes import Accepted, Blocked, ErrorClass, Unreachable
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "10.0.0.1", "169.254.169.254"])

@@ -10,8 +10,8 @@ from tests.integration.senders import CLOCK, Make, Names, Sending, later, no_end
 from tests.receivers import Authority, Receiver, hang
 
 from gatepost.adapters.transfers import Transfer
-from gatepost.domain.deliveries import Accepted, ErrorClass
 from gatepost.domain.network import parse_target
+from gatepost.domain.outcomes import Accepted, ErrorClass
 from gatepost.ports import Dropped, Outgoing
 
 # --- leases and the end --------------------------------------------------------------------------------------

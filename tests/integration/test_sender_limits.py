@@ -9,7 +9,7 @@ import pytest
 from tests.integration.senders import OK, Sending
 from tests.receivers import Answer, Receiver, drip, endless, hang, raw, reset, status
 
-from gatepost.domain.deliveries import Accepted, ErrorClass, Unreachable
+from gatepost.domain.outcomes import Accepted, ErrorClass, Unreachable
 
 # --- R1: time ------------------------------------------------------------------------------------------------
 

@@ -19,25 +19,27 @@ from tests.builders import (
 from tests.fakes import NOW
 
 from gatepost.domain.deliveries import (
-    Accepted,
-    Blocked,
     DeadReason,
-    ErrorClass,
-    Outcome,
     Progress,
-    Refused,
     Status,
-    Unreachable,
     after_attempt,
-    error_class_of,
-    outcome_of,
     owed,
     queued,
     replayed,
     request_headers,
+    sampled,
+)
+from gatepost.domain.outcomes import (
+    Accepted,
+    Blocked,
+    ErrorClass,
+    Outcome,
+    Refused,
+    Unreachable,
+    error_class_of,
+    outcome_of,
     response_of,
     retry_after,
-    sampled,
     slows_down,
 )
 from gatepost.domain.retry import RetryPolicy

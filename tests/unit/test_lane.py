@@ -6,7 +6,7 @@ import pytest
 from tests.builders import make_queued, make_webhook
 from tests.fakes import NOW
 
-from gatepost.domain.deliveries import Accepted, Refused, Response
+from gatepost.domain.outcomes import Accepted, Refused, Response
 from gatepost.domain.signatures import make_secret
 from gatepost.domain.webhooks import Secret
 from gatepost.engine.lane import CONFIRMED_FOR_SECONDS, LINGER_SECONDS, Lane, Phase

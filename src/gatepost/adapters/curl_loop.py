@@ -11,8 +11,8 @@ from typing import Any
 import pycurl
 
 from gatepost.adapters.transfers import Connections, Submission, Transfer, pin_of
-from gatepost.domain.deliveries import ErrorClass, Outcome, Unreachable
 from gatepost.domain.network import IpAddress, Target, TargetPolicy
+from gatepost.domain.outcomes import ErrorClass, Outcome, Unreachable
 from gatepost.ports import Clock, Dropped, Outgoing
 
 Ended = tuple[Outgoing, "Outcome | Dropped", float, float]

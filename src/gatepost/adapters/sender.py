@@ -13,8 +13,8 @@ import structlog
 from gatepost.adapters.curl_loop import CurlLoop, Ended
 from gatepost.adapters.resolver import LookupFailure, Resolver
 from gatepost.adapters.transfers import Submission
-from gatepost.domain.deliveries import Blocked, ErrorClass, Outcome, Unreachable
 from gatepost.domain.network import IpAddress, TargetPolicy
+from gatepost.domain.outcomes import Blocked, ErrorClass, Outcome, Unreachable
 from gatepost.ports import Clock, Outgoing
 
 log = structlog.get_logger()

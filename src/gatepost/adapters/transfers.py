@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import pycurl
 
-from gatepost.domain.deliveries import (
+from gatepost.domain.network import IpAddress, TargetPolicy
+from gatepost.domain.outcomes import (
     KEPT_LIMIT_BYTES,
     READ_LIMIT_BYTES,
     Blocked,
@@ -21,7 +22,6 @@ from gatepost.domain.deliveries import (
     Unreachable,
     outcome_of,
 )
-from gatepost.domain.network import IpAddress, TargetPolicy
 from gatepost.ports import Clock, Dropped, Outgoing
 
 HEAD_LIMIT_BYTES = 32 * 1024  # all heads of one answer together

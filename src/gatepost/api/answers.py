@@ -10,9 +10,10 @@ from typing import TypeVar
 
 from gatepost.api.event_types import DIALECT, EventType
 from gatepost.domain import tasks
-from gatepost.domain.deliveries import Attempt, Delivery, Response, error_class_of, response_of
+from gatepost.domain.deliveries import Attempt, Delivery
 from gatepost.domain.errors import invalid
 from gatepost.domain.events import Event, Json, rfc3339, rfc3339_or_none
+from gatepost.domain.outcomes import Response, error_class_of, response_of
 from gatepost.domain.tasks import HistoryEntry
 from gatepost.domain.webhooks import Webhook
 from gatepost.ports import Page

@@ -2,7 +2,7 @@
 
 import structlog
 
-from gatepost.domain.deliveries import Blocked, Unreachable, error_class_of, response_of
+from gatepost.domain.outcomes import Blocked, Unreachable, error_class_of, response_of
 from gatepost.ports import Settled
 
 log = structlog.get_logger()

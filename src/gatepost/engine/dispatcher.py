@@ -15,15 +15,8 @@ from itertools import count
 
 import structlog
 
-from gatepost.domain.deliveries import (
-    Attempt,
-    ErrorClass,
-    Outcome,
-    QueuedDelivery,
-    Unreachable,
-    after_attempt,
-    request_headers,
-)
+from gatepost.domain.deliveries import Attempt, QueuedDelivery, after_attempt, request_headers
+from gatepost.domain.outcomes import ErrorClass, Outcome, Unreachable
 from gatepost.engine.attempt_log import log_attempt
 from gatepost.engine.lane import Lane, Phase
 from gatepost.engine.recorder import Recorder

@@ -10,7 +10,8 @@ from collections.abc import Collection
 from datetime import datetime
 from enum import Enum
 
-from gatepost.domain.deliveries import Accepted, Outcome, QueuedDelivery, slows_down
+from gatepost.domain.deliveries import QueuedDelivery
+from gatepost.domain.outcomes import Accepted, Outcome, slows_down
 from gatepost.domain.signatures import SigningKey
 from gatepost.domain.webhooks import Webhook
 from gatepost.ports import LaneRead, LeasedLane, Release

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from gatepost.domain.deliveries import Outcome
 from gatepost.domain.network import Target
+from gatepost.domain.outcomes import Outcome
 
 
 class Clock(Protocol):

@@ -7,22 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from gatepost.domain.deliveries import (
-    Attempt,
-    Delivery,
-    ErrorClass,
-    Outcome,
-    Unreachable,
-    after_attempt,
-    queued,
-    replayed,
-    request_headers,
-    sampled,
-)
+from gatepost.domain.deliveries import Attempt, Delivery, after_attempt, queued, replayed, request_headers, sampled
 from gatepost.domain.errors import NotFound, PayloadExpired, RateLimited, WebhookDisabled
 from gatepost.domain.events import TEST_EVENT, Event
 from gatepost.domain.groups import Caller
 from gatepost.domain.network import TargetPolicy, check_target
+from gatepost.domain.outcomes import ErrorClass, Outcome, Unreachable
 from gatepost.domain.retry import ONE_ATTEMPT
 from gatepost.domain.samples import sample_event
 from gatepost.domain.webhooks import Webhook

@@ -33,8 +33,9 @@ from gatepost.adapters.storage.mongo_driver import (
 )
 from gatepost.adapters.storage.recording import without_response
 from gatepost.adapters.storage.rows import to_ms
-from gatepost.domain.deliveries import Attempt, ErrorClass
+from gatepost.domain.deliveries import Attempt
 from gatepost.domain.errors import StoreUnavailable
+from gatepost.domain.outcomes import ErrorClass
 from gatepost.ports import LaneOutcomes, Settled
 
 # Probes count for nothing, but are kept: one in ten minutes, by a clock that goes round in 20 of them. So the newest

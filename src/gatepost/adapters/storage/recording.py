@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from gatepost.domain.deliveries import ErrorClass, Unreachable
+from gatepost.domain.outcomes import ErrorClass, Unreachable
 from gatepost.ports import Settled
 
 

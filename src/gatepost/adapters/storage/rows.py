@@ -6,23 +6,10 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from gatepost.domain.deliveries import (
-    Accepted,
-    Attempt,
-    Blocked,
-    DeadReason,
-    Delivery,
-    ErrorClass,
-    Outcome,
-    Progress,
-    QueuedDelivery,
-    Refused,
-    Response,
-    Status,
-    Unreachable,
-)
+from gatepost.domain.deliveries import Attempt, DeadReason, Delivery, Progress, QueuedDelivery, Status
 from gatepost.domain.events import Event
 from gatepost.domain.network import parse_target
+from gatepost.domain.outcomes import Accepted, Blocked, ErrorClass, Outcome, Refused, Response, Unreachable
 from gatepost.domain.swaps import Swap, SwapSide, SwapStatus
 from gatepost.domain.tasks import HistoryEntry, Task, TaskStatus
 

@@ -5,7 +5,8 @@ from typing import Annotated
 from pydantic import Field
 
 from gatepost.api.schemas.shapes import Answer, Body, WireMoment
-from gatepost.domain.deliveries import Accepted, Blocked, DeadReason, ErrorClass, Refused, Status, Unreachable
+from gatepost.domain.deliveries import DeadReason, Status
+from gatepost.domain.outcomes import Accepted, Blocked, ErrorClass, Refused, Unreachable
 
 _OUTCOMES = "|".join(outcome.kind for outcome in (Accepted, Refused, Unreachable, Blocked))
 

@@ -8,9 +8,9 @@ from pydantic_core import PydanticCustomError
 
 from gatepost.api.schemas.deliveries import DeliveryRequest
 from gatepost.api.schemas.shapes import Answer, Body, WireMoment, without_defaults
-from gatepost.domain.deliveries import ErrorClass
 from gatepost.domain.errors import invalid
 from gatepost.domain.events import TEST_EVENT
+from gatepost.domain.outcomes import ErrorClass
 from gatepost.domain.retry import (
     LONGEST_FIRST_BACKOFF_SECONDS,
     MOST_ATTEMPTS,
