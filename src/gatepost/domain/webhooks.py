@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
 from gatepost.domain.errors import FieldError, InvalidInput, ReservedHeader, invalid
 from gatepost.domain.events import is_event_type
+from gatepost.domain.health import WELL, Condition, DisabledReason, Health
 from gatepost.domain.network import Target
 from gatepost.domain.retry import DEFAULT_POLICY, RetryPolicy
 from gatepost.domain.signatures import SigningKey, parse_secret, secret_hint
@@ -30,10 +30,11 @@ DEFAULTS: Mapping[str, Any] = {
     "timeout_seconds": 15,
     "max_concurrency": 10,
     "rate_limit_per_second": None,
+    "preserve_task_order": False,
     "ignore_origins": (),
 }
 
-_OPERATOR_FAMILIES = ("webhook.", "delivery.")
+OPERATOR_FAMILIES = ("webhook.", "delivery.")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")  # RFC 9110, section 5.6.2
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]([\x20\t\x21-\x7e]*[\x21-\x7e])?")
 _ORIGIN = re.compile(r"api|ui|inbound:[a-z0-9_.-]{1,50}")
@@ -45,13 +46,6 @@ _RESERVED_NAMES = frozenset({
 })
 # fmt: on
 _RESERVED_PREFIXES = ("content-", "webhook-", "x-gatepost-", "x-forwarded-", "proxy-")
-
-
-class Health(StrEnum):
-    HEALTHY = "healthy"
-    DEGRADED = "degraded"
-    SUSPENDED = "suspended"
-    DISABLED = "disabled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +60,8 @@ class Secret:
 class Webhook:
     """One webhook as configured.
 
-    Shape: `secrets` newest first, two at most; `config_version` rises by one with each edit.
+    Shape: `secrets` newest first, two at most; `config_version` rises by one with each edit; `enabled_at` is when it
+           was enabled last; `condition` is what its lane last wrote down, and no part of the configuration.
     """
 
     id: str
@@ -80,13 +75,19 @@ class Webhook:
     timeout_seconds: int
     max_concurrency: int
     rate_limit_per_second: int | None
+    preserve_task_order: bool
     ignore_origins: tuple[str, ...]
     secrets: tuple[Secret, ...]
-    health: Health
-    disabled_reason: str | None
+    disabled_reason: DisabledReason | None
+    enabled_at: datetime
     config_version: int
     created_at: datetime
     updated_at: datetime
+    condition: Condition = WELL
+
+    @property
+    def health(self) -> Health:
+        return self.condition.health if self.enabled else Health.DISABLED
 
     @property
     def secret_hint(self) -> str:
@@ -125,7 +126,7 @@ def selects(webhook: Subscription, event: str) -> bool:
 def _matches(pattern: str, event: str) -> bool:
     # Events about Gatepost itself go only to those who name them: `*` means everything about the group's work.
     if pattern == "*":
-        return not event.startswith(_OPERATOR_FAMILIES)
+        return not event.startswith(OPERATOR_FAMILIES)
     return event == pattern or (pattern.endswith(".*") and event.startswith(pattern[:-1]))
 
 
@@ -146,15 +147,14 @@ def create(webhook_id: str, group_id: str, fields: Mapping[str, Any], secret: Se
     """
     given = {**DEFAULTS, **fields}
     headers = merged_headers((), given.pop("headers"), keep_others=False, same_origin=True)
-    health, disabled_reason = _health_of(given["enabled"])
     return checked(
         Webhook(
             id=webhook_id,
             group_id=group_id,
             headers=headers,
             secrets=(secret,),
-            health=health,
-            disabled_reason=disabled_reason,
+            disabled_reason=None if given["enabled"] else DisabledReason.ADMIN,
+            enabled_at=now,
             config_version=1,
             created_at=now,
             updated_at=now,
@@ -169,14 +169,11 @@ def with_changes(webhook: Webhook, *, now: datetime, **fields: object) -> Webhoo
     Raises: InvalidInput, naming every field that is wrong.
     """
     edited = replace(webhook, **fields)  # type: ignore[arg-type]  # names and types come from our own schemas
-    if edited.enabled != webhook.enabled:
-        health, disabled_reason = _health_of(edited.enabled)
-        edited = replace(edited, health=health, disabled_reason=disabled_reason)
+    if edited.enabled and not webhook.enabled:
+        edited = replace(edited, disabled_reason=None, enabled_at=now, condition=WELL)
+    elif webhook.enabled and not edited.enabled:
+        edited = replace(edited, disabled_reason=DisabledReason.ADMIN)
     return checked(replace(edited, config_version=webhook.config_version + 1, updated_at=now))
-
-
-def _health_of(enabled: bool) -> tuple[Health, str | None]:
-    return (Health.HEALTHY, None) if enabled else (Health.DISABLED, "admin")
 
 
 def with_new_secret(webhook: Webhook, secret: Secret, *, grace: timedelta, now: datetime) -> Webhook:

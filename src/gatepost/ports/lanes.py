@@ -7,9 +7,12 @@ made under it. `docs/delivery-protocol.md` has the argument.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum
 from typing import NamedTuple, Protocol
 
 from gatepost.domain.deliveries import Attempt, Progress, QueuedDelivery
+from gatepost.domain.events import Event
+from gatepost.domain.health import WELL, Condition, DisabledReason
 from gatepost.domain.webhooks import Webhook
 
 
@@ -17,7 +20,8 @@ from gatepost.domain.webhooks import Webhook
 class LeasedLane:
     """A lane that is ours until its lease ends.
 
-    Shape: `unclean` counts the owners in a row that lost it without releasing it; `window` is the last one kept.
+    Shape: `unclean` counts the owners in a row that lost it without releasing it; `window` and `condition` are the last
+           ones kept.
     """
 
     webhook_id: str
@@ -25,6 +29,7 @@ class LeasedLane:
     pokes: int
     unclean: int
     window: int
+    condition: Condition = WELL
 
 
 class LaneMark(NamedTuple):
@@ -42,6 +47,14 @@ class Leased:
     next_due_at: datetime | None
 
 
+class Reading(Enum):
+    """What is read of a lane."""
+
+    DUE = "due"  # what is unfinished and due, the longest due first
+    IN_ORDER = "in order"  # of that, what has nothing unfinished before it among the events of its tasks, replays apart
+    PROBE = "probe"  # the oldest that is unfinished, due or not, unless its receiver asked us to wait
+
+
 @dataclass(frozen=True, slots=True)
 class LaneRead:
     """What a lane held when it was read: the poke counter first, then what was due.
@@ -56,26 +69,43 @@ class LaneRead:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """One attempt and what it means for its delivery.
+class Disabling:
+    """A webhook is to be disabled for what its receiver did to an attempt; `event` tells of it."""
 
-    Shape: `amends` when the attempt of this number was written ahead of sending and is now replaced.
+    reason: DisabledReason
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """One attempt and what it means for its delivery, and for others.
+
+    Shape: `amends` when the attempt of this number was written ahead of sending and is now replaced; `events` are
+           operator events that tell of what the attempt has brought about.
     """
 
     delivery: QueuedDelivery
     attempt: Attempt
     progress: Progress
     amends: bool = False
+    events: tuple[Event, ...] = ()
+    disabling: Disabling | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LaneOutcomes:
-    """The settled attempts of one lane under one lease; `window` is kept for the lane's next owner."""
+    """The settled attempts of one lane under one lease.
+
+    Shape: `window` and `condition` are kept for the lane's next owner; `held_until` is until when nobody leases it,
+           None when it is not held by its owner.
+    """
 
     webhook_id: str
     token: int
     window: int
     settled: Sequence[Settled]
+    condition: Condition = WELL
+    held_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

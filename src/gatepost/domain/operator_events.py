@@ -1,0 +1,68 @@
+"""Events about Gatepost itself: a receiver that fails or is well again, a delivery that was given up.
+
+They are delivered like any other, to those who ask for them by name, `webhook.*` or `delivery.*`, but never to the
+webhook that they are about: of its own end it could not be told, and of its failures it would be told for ever.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from gatepost.domain.deliveries import Delivery, Progress, QueuedDelivery, derived_id, owed
+from gatepost.domain.events import Event, Json, Occasion, make_event, rfc3339
+from gatepost.domain.health import Condition, DisabledReason, Health
+from gatepost.domain.webhooks import OPERATOR_FAMILIES, Subscription, Webhook, wants
+
+OPERATOR_EVENTS = (
+    "webhook.degraded",
+    "webhook.suspended",
+    "webhook.disabled",
+    "webhook.recovered",
+    "delivery.dead_lettered",
+)
+
+
+def about_webhook(
+    event: str, webhook: Webhook, condition: Condition, occasion: Occasion, *, reason: DisabledReason | None = None
+) -> Event:
+    """Return the event that tells of a webhook's health from now on."""
+    health = Health.DISABLED if reason else condition.health
+    data: Json = {
+        "webhookId": webhook.id,
+        "name": webhook.name,
+        "health": health.value,
+        "disabledReason": reason and reason.value,
+        "failingSince": condition.failing_since and rfc3339(condition.failing_since),
+        "suspendedAt": condition.suspended_at and rfc3339(condition.suspended_at),
+    }
+    return make_event(event, group_id=webhook.group_id, occasion=occasion, data=data)
+
+
+def about_dead_letter(delivery: QueuedDelivery, progress: Progress, occasion: Occasion) -> Event | None:
+    """Return the event that tells of a delivery that was given up; None for one that told of such things itself."""
+    if delivery.event.startswith(OPERATOR_FAMILIES):
+        return None
+    data: Json = {
+        "deliveryId": delivery.id,
+        "webhookId": delivery.webhook_id,
+        "eventId": delivery.event_id,
+        "event": delivery.event,
+        "attemptCount": progress.attempt_count,
+        "deadReason": progress.dead_reason and progress.dead_reason.value,
+        "lastStatusCode": progress.last_status_code,
+        "lastErrorClass": progress.last_error_class and progress.last_error_class.value,
+    }
+    return make_event("delivery.dead_lettered", group_id=delivery.group_id, occasion=occasion, data=data)
+
+
+def occasion_of(event_id: str, at: datetime) -> Occasion:
+    """Return the occasion of what Gatepost itself does."""
+    return Occasion(event_id, at, actor_id=None, origin="system")
+
+
+def owed_to(subscriptions: Iterable[Subscription], event: Event, *, about: str) -> list[Delivery]:
+    """Return the deliveries of an operator event, the same each time; `about` is the webhook that it tells of."""
+    return [
+        owed(derived_id("dlv", event.created_at, event.id, each.webhook_id), event, each)
+        for each in subscriptions
+        if each.webhook_id != about and wants(each, event.event, event.origin)
+    ]
