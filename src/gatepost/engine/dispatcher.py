@@ -15,13 +15,17 @@ from itertools import count
 
 import structlog
 
+from gatepost.domain.consequences import Consequences, consequences
 from gatepost.domain.deliveries import Attempt, QueuedDelivery, after_attempt, request_headers
+from gatepost.domain.events import Occasion
+from gatepost.domain.health import news_of
+from gatepost.domain.operator_events import about_dead_letter, about_webhook, occasion_of
 from gatepost.domain.outcomes import ErrorClass, Outcome, Unreachable
 from gatepost.engine.attempt_log import log_attempt
 from gatepost.engine.lane import Lane, Phase
 from gatepost.engine.recorder import Recorder
 from gatepost.engine.slots import Slot, StartSlots
-from gatepost.ports import Chance, Clock, Dropped, LaneStore, Outgoing, Release, Sender, Settled
+from gatepost.ports import Chance, Clock, Disabling, Dropped, LaneStore, Outgoing, Release, Sender, Settled
 
 LONGEST_SLEEP = timedelta(seconds=1)
 FURTHEST_ALARM_SECONDS = 60.0
@@ -37,6 +41,8 @@ class Flight:
     delivery: QueuedDelivery
     slot: Slot | None
     amends: bool
+    is_probe: bool
+    is_of_failing: bool  # counted among those of failing lanes, which leave the others half of all room
 
 
 class Dispatcher:
@@ -62,6 +68,7 @@ class Dispatcher:
         self.release_wanted = asyncio.Event()
         self.recorder = Recorder(store, clock, on_recorded=self._recorded)
         self.in_flight = 0
+        self._failing_in_flight = 0
 
         self._sender = sender
         self._clock = clock
@@ -72,6 +79,7 @@ class Dispatcher:
         self._arrived: list[tuple[Flight, Outcome | Dropped, float, float]] = []
         self._touched: set[Lane] = set()
         self._ready: deque[Lane] = deque()
+        self._short_of_room: deque[Lane] = deque()  # failing ones, while they have all that is theirs
         self._alarms: list[tuple[float, int, Lane | None]] = []
         self._alarm_set = asyncio.Event()
         self._order = count()
@@ -113,6 +121,9 @@ class Dispatcher:
                 lane.in_ready = False
                 self._route(lane, boot)
                 continue
+            if lane.is_failing and self._failing_in_flight >= self._max_in_flight // 2:
+                self._short_of_room.append(self._ready.popleft())
+                continue
             slot = self._slots.take(boot)
             if slot is None:
                 self._set_alarm(self._slots.next_free(), None)
@@ -130,10 +141,22 @@ class Dispatcher:
             self._slots.give_back(slot)
             self._presume_failed(lane, delivery, now)
             return None
-        return self._launch(Flight(lane, delivery, slot, amends=lane.is_presumed(delivery)), now, boot)
+        return self._launch(self._flight(lane, delivery, slot), now, boot)
+
+    def _flight(self, lane: Lane, delivery: QueuedDelivery, slot: Slot | None) -> Flight:
+        presumed = lane.is_presumed(delivery)
+        return Flight(
+            lane,
+            delivery,
+            slot,
+            amends=presumed,
+            is_probe=lane.is_suspended and not presumed,
+            is_of_failing=lane.is_failing,
+        )
 
     def _launch(self, flight: Flight, now: datetime, boot: float) -> Outgoing | None:
         self.in_flight += 1
+        self._failing_in_flight += flight.is_of_failing
         try:
             return self._request(flight, now)
         except Exception as bug:  # a delivery that breaks us is an outcome, or it would loop for ever
@@ -163,7 +186,8 @@ class Dispatcher:
         lane.presume(delivery)
         died = Unreachable(ErrorClass.INTERNAL_ERROR, "process died")
         attempt = self._attempt(delivery, died, started_at=now, duration=timedelta(0))
-        self.recorder.add(lane, self._decide(lane, delivery, attempt, now=now, amends=False))
+        progress = after_attempt(attempt.number, died, lane.webhook.policy, now=now, spread=self._chance.draw())
+        self.recorder.add(lane, Settled(delivery, attempt, progress))
 
     # --- settle ----------------------------------------------------------------------------------------------
 
@@ -178,7 +202,7 @@ class Dispatcher:
         lane, delivery = flight.lane, flight.delivery
         if flight.slot is not None:
             self._slots.give_back(flight.slot)
-        self.in_flight -= 1
+        self._make_room(flight)
         self._touched.add(lane)
         if isinstance(result, Dropped):
             lane.put_back(delivery)
@@ -187,22 +211,59 @@ class Dispatcher:
         if lane.phase is Phase.LOST:
             log.info("outcome.abandoned", delivery_id=delivery.id, webhook_id=lane.webhook_id)
             return
-        attempt = self._attempt(delivery, result, started_at=started_at, duration=duration)
-        settled = self._decide(lane, delivery, attempt, now=now, amends=flight.amends)
+        attempt = self._attempt(delivery, result, started_at=started_at, duration=duration, probe=flight.is_probe)
+        settled = self._decide(flight, attempt, now=now)
         self.recorder.add(lane, settled)
         log_attempt(settled)
 
-    def _attempt(
-        self, delivery: QueuedDelivery, outcome: Outcome, *, started_at: datetime, duration: timedelta
-    ) -> Attempt:
-        return Attempt(self._chance.new_id("att"), delivery.attempt_count + 1, started_at, duration, outcome)
+    def _make_room(self, flight: Flight) -> None:
+        self.in_flight -= 1
+        self._failing_in_flight -= flight.is_of_failing
+        if flight.is_of_failing and self._short_of_room:
+            self._ready.append(self._short_of_room.popleft())
 
-    def _decide(
-        self, lane: Lane, delivery: QueuedDelivery, attempt: Attempt, *, now: datetime, amends: bool
-    ) -> Settled:
-        policy, spread = lane.webhook.policy, self._chance.draw()
-        progress = after_attempt(attempt.number, attempt.outcome, policy, now=now, spread=spread)
-        return Settled(delivery, attempt, progress, amends)
+    def _attempt(
+        self,
+        delivery: QueuedDelivery,
+        outcome: Outcome,
+        *,
+        started_at: datetime,
+        duration: timedelta,
+        probe: bool = False,
+    ) -> Attempt:
+        number = delivery.attempt_count + 1
+        return Attempt(self._chance.new_id("att"), number, started_at, duration, outcome, probe)
+
+    def _decide(self, flight: Flight, attempt: Attempt, *, now: datetime) -> Settled:
+        """Return what an attempt means; its lane goes on accordingly, before that is written down."""
+        lane, webhook, before = flight.lane, flight.lane.webhook, flight.lane.condition
+        meant = consequences(flight.delivery, attempt, webhook, before, now=now, spread=self._chance.draw())
+        events = []
+        if meant.progress.dead_reason is not None:
+            events.append(about_dead_letter(flight.delivery, meant.progress, self._occasion(now)))
+        if news := news_of(before.health, meant.condition.health):
+            events.append(about_webhook(news, webhook, meant.condition, self._occasion(now)))
+        disabling = None
+        if reason := meant.disabled:
+            event = about_webhook("webhook.disabled", webhook, meant.condition, self._occasion(now), reason=reason)
+            disabling = Disabling(reason, event)
+        self._hold(lane, meant, now=now)
+        told = tuple(event for event in events if event is not None)
+        return Settled(flight.delivery, attempt, meant.progress, flight.amends, told, disabling)
+
+    def _hold(self, lane: Lane, meant: Consequences, *, now: datetime) -> None:
+        if meant.held_for is not None:
+            lane.held_until = now + meant.held_for
+        elif lane.is_suspended:
+            lane.held_until = None
+        lane.take_condition(meant.condition)
+        if meant.disabled is not None:
+            lane.leave()
+        elif meant.held_for is not None:
+            lane.pause(self._clock.boot() + meant.held_for.total_seconds())
+
+    def _occasion(self, now: datetime) -> Occasion:
+        return occasion_of(self._chance.new_id("evt"), now)
 
     # --- record ----------------------------------------------------------------------------------------------
 
@@ -224,7 +285,7 @@ class Dispatcher:
 
     def _make_presumed_attempt(self, lane: Lane, delivery: QueuedDelivery, now: datetime, boot: float) -> None:
         """Make the attempt that is written already; owed even by a lane that is on its way out."""
-        flight = Flight(lane, delivery, self._slots.take(boot), amends=True)
+        flight = self._flight(lane, delivery, self._slots.take(boot))
         if outgoing := self._launch(flight, now, boot):
             self._sender.submit([outgoing])
 

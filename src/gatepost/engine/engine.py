@@ -18,7 +18,7 @@ from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.engine.dispatcher import Dispatcher
 from gatepost.engine.lane import Lane, Phase
-from gatepost.ports import Chance, Clock, LaneRead, LaneStore, LeasedLane, Release, Sender
+from gatepost.ports import Chance, Clock, LaneAsk, LaneRead, LaneStore, LeasedLane, Release, Sender
 
 LANES_AT_ONCE = 200  # leased or read in one call
 READ_AHEAD = 200  # deliveries of one lane
@@ -306,11 +306,11 @@ class Engine:
         if not lanes:
             return None
         capacity = min(READ_AHEAD, READ_AHEAD_IN_ALL // max(len(self._lanes), 1))
-        limits = {lane.webhook_id: lane.begin_read(capacity) for lane in lanes}
+        asked = {lane.webhook_id: LaneAsk(lane.begin_read(capacity), lane.reads) for lane in lanes}
         now, boot = self._clock.now(), self._clock.boot()
         reads: Mapping[str, LaneRead] = {}
         try:
-            reads = await self._store.read_lanes(limits, now=now)
+            reads = await self._store.read_lanes(asked, now=now)
         finally:
             for lane in lanes:
                 read = reads.get(lane.webhook_id)

@@ -7,14 +7,16 @@ Moments are seconds of `Clock.boot`, except where a name ends in `_at`.
 
 from collections import deque
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import datetime
 from enum import Enum
 
 from gatepost.domain.deliveries import QueuedDelivery
+from gatepost.domain.health import WELL, Condition
 from gatepost.domain.outcomes import Accepted, Outcome, slows_down
 from gatepost.domain.signatures import SigningKey
 from gatepost.domain.webhooks import Webhook
-from gatepost.ports import LaneRead, LeasedLane, Release
+from gatepost.ports import LaneRead, LeasedLane, Reading, Release
 
 LINGER_SECONDS = 2.0  # an empty lane is kept this long, since events come in bursts
 CONFIRMED_FOR_SECONDS = 2.0  # nothing starts on configuration older than this
@@ -49,7 +51,9 @@ class Lane:
         self._presumed: set[str] = set()  # written as failed ahead of sending, see `must_presume`
         self.in_flight = 0  # started, and not yet recorded
         # An owner that died may have died of what it was sending: feel the way, one at a time.
-        self.window = 1 if leased.unclean else leased.window
+        self.window = 1 if leased.unclean or leased.condition.suspended_at else leased.window
+        self.condition = leased.condition
+        self.held_until: datetime | None = None  # nobody is to lease it before; written down with the next outcomes
 
         self.pokes: int | None = None  # as of the last read; None once something came by another way
         self.look_again = True
@@ -63,11 +67,14 @@ class Lane:
         self._next_start = 0.0
         self._idle_since = boot
         self._closing = False
+        self.webhook = webhook
         self.reconfigure(webhook)
 
     # --- configuration ---------------------------------------------------------------------------------------
 
     def reconfigure(self, webhook: Webhook) -> None:
+        if webhook.enabled_at != self.webhook.enabled_at:
+            self.condition = WELL  # whoever enables a webhook again takes its receiver to be well
         self.webhook = webhook
         self.window = min(self.window, webhook.max_concurrency)
         self._keys: tuple[SigningKey, ...] | None = None
@@ -115,11 +122,18 @@ class Lane:
         if delivery.id in self.known:  # by a read, which saw the poke as well
             return True
         self._expected_pokes += 1
-        if len(self.known) >= 2 * self.window or self.look_again or self.reading:
+        if len(self.known) >= 2 * self.window or self.look_again or self.reading or self.reads is not Reading.DUE:
             self.look_again = True
             return True
         self._take_in(delivery)
         return True
+
+    @property
+    def reads(self) -> Reading:
+        """What is read of the lane; all but what is simply due the store alone can tell."""
+        if self.is_suspended:
+            return Reading.PROBE
+        return Reading.IN_ORDER if self.webhook.preserve_task_order else Reading.DUE
 
     def wants_read(self) -> bool:
         if self.reading or self.phase in (Phase.HANDING_BACK, Phase.RELEASING, Phase.LOST):
@@ -154,6 +168,8 @@ class Lane:
                     if delivery.id not in self.known:
                         self._take_in(delivery)
                 self.look_again = self.look_again or len(read.deliveries) >= self._read_limit
+                if self.condition.draining and not self.known and not self.look_again:
+                    self.condition = replace(self.condition, draining=False)
         self.known.difference_update(self._forget_after_read)
         self._forget_after_read.clear()
 
@@ -182,9 +198,14 @@ class Lane:
     def start(self, boot: float) -> QueuedDelivery:
         """Take the delivery to send now, under the webhook's rate limit (GCRA with a burst of one)."""
         self.in_flight += 1
-        if self.webhook.rate_limit_per_second is not None:
-            self._next_start = max(boot, self._next_start) + 1 / self.webhook.rate_limit_per_second
+        if per_second := self._starts_per_second():
+            self._next_start = max(boot, self._next_start) + 1 / per_second
         return self.buffer.popleft()
+
+    def _starts_per_second(self) -> int | None:
+        """Return the limit: what a receiver has missed comes no faster than it could at best take it in a second."""
+        limits = [self.webhook.rate_limit_per_second, self.webhook.max_concurrency if self.condition.draining else None]
+        return min((each for each in limits if each is not None), default=None)
 
     def must_presume(self, delivery: QueuedDelivery) -> bool:
         """Say whether an attempt is to be written as failed before it is made.
@@ -208,6 +229,26 @@ class Lane:
             self.buffer.appendleft(delivery)
         else:
             self.forget([delivery.id])
+
+    @property
+    def is_failing(self) -> bool:
+        return self.condition.streak > 0
+
+    @property
+    def is_suspended(self) -> bool:
+        return self.condition.suspended_at is not None
+
+    def take_condition(self, condition: Condition) -> None:
+        """Go on as the receiver's condition demands: suspended, nothing more is sent before the next probe."""
+        was_suspended, self.condition = self.is_suspended, condition
+        if self.is_suspended:
+            self.hand_back()
+        elif was_suspended:  # all that was held back
+            self.look_again = True
+
+    def pause(self, until: float) -> None:
+        """Start nothing more until then: the receiver has asked for it."""
+        self._next_start = max(self._next_start, until)
 
     def adapt_window(self, outcome: Outcome) -> None:
         """Make the window one larger for a success, half as large for a sign of overload."""

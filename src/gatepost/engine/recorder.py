@@ -65,9 +65,7 @@ class Recorder:
         pause = FIRST_PAUSE
         while True:
             lanes = _by_lane(batch)
-            outcomes = [
-                LaneOutcomes(lane.webhook_id, lane.token, lane.window, settled) for lane, settled in lanes.items()
-            ]
+            outcomes = [_outcomes(lane, settled) for lane, settled in lanes.items()]
             try:
                 lost = await self._store.record_attempts(outcomes) if outcomes else set()
             except StoreUnavailable as error:
@@ -85,6 +83,18 @@ class Recorder:
             if lane.webhook_id in lost:
                 lane.lose()
             self._on_recorded(lane, settled)
+
+
+def _outcomes(lane: Lane, settled: Sequence[Settled]) -> LaneOutcomes:
+    return LaneOutcomes(
+        lane.webhook_id,
+        lane.token,
+        lane.window,
+        settled,
+        lane.condition,
+        lane.held_until,
+        lane.webhook.enabled_at,
+    )
 
 
 def _by_lane(batch: Sequence[tuple[Lane, Settled]]) -> dict[Lane, list[Settled]]:

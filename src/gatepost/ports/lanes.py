@@ -55,6 +55,13 @@ class Reading(Enum):
     PROBE = "probe"  # the oldest that is unfinished, due or not, unless its receiver asked us to wait
 
 
+class LaneAsk(NamedTuple):
+    """What to read of a lane, and how many deliveries at most."""
+
+    limit: int
+    reading: Reading = Reading.DUE
+
+
 @dataclass(frozen=True, slots=True)
 class LaneRead:
     """What a lane held when it was read: the poke counter first, then what was due.
@@ -106,6 +113,7 @@ class LaneOutcomes:
     settled: Sequence[Settled]
     condition: Condition = WELL
     held_until: datetime | None = None
+    enabled_at: datetime | None = None  # the last time that its owner knows of: a condition from before is not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,15 +160,21 @@ class LaneStore(Protocol):
         process that dies again and again as it starts is left no lanes that nobody would serve.
         """
 
-    async def read_lanes(self, limits: Mapping[str, int], *, now: datetime) -> Mapping[str, LaneRead]:
-        """Read up to so many due, unfinished deliveries of each lane, the longest due first."""
+    async def read_lanes(self, asked: Mapping[str, LaneAsk], *, now: datetime) -> Mapping[str, LaneRead]:
+        """Read unfinished deliveries of each lane: which ones, `Reading` says."""
 
     async def record_attempts(self, batch: Sequence[LaneOutcomes]) -> set[str]:
         """Write attempts and progress of every lane whose token still stands; return the lanes lost.
 
         At most one attempt is ever kept for (delivery, number), and progress moves only from the attempt before
-        it; what is there already counts as recorded. `unclean` goes back to 0, `window` is kept. An attempt the
-        store cannot hold is written without its response, as `internal_error`; its neighbours are not touched.
+        it; what is there already counts as recorded. `unclean` goes back to 0, `window` is kept, and so are
+        `condition` and `held_until`, unless the webhook was enabled again, or disabled, since. A failed probe is kept
+        beside the attempts, however many there are, and moves nothing. Of a discarded delivery only success is kept.
+        An attempt the store cannot hold is written without its response, as `internal_error`; its neighbours are not
+        touched.
+
+        In the same write: the operator events, owed to the webhooks of the group that want them then, but never to the
+        one of the lane; and the end of a webhook that is to be disabled, unless it was enabled after the attempt began.
         """
 
     async def renew_lanes(self, owner: str, tokens: Mapping[str, int], *, now: datetime, lease: timedelta) -> Renewal:

@@ -1,0 +1,51 @@
+"""What an attempt means: for its delivery, for its webhook, and for whoever wants to hear of either."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from gatepost.domain.deliveries import Attempt, Progress, QueuedDelivery, Status, after_attempt
+from gatepost.domain.health import PROBE_EVERY, Condition, DisabledReason, after_outcome, reason_to_disable
+from gatepost.domain.outcomes import Accepted, retry_after
+from gatepost.domain.webhooks import Webhook
+
+LONGEST_PAUSE = timedelta(seconds=60)  # of a whole lane, for one Retry-After; its delivery waits in full
+
+
+@dataclass(frozen=True, slots=True)
+class Consequences:
+    """What is to be written down and done after an attempt.
+
+    Shape: `held_for` is how long nothing more goes to the webhook, None when that goes on.
+    """
+
+    progress: Progress
+    condition: Condition
+    disabled: DisabledReason | None
+    held_for: timedelta | None
+
+
+def consequences(
+    delivery: QueuedDelivery, attempt: Attempt, webhook: Webhook, condition: Condition, *, now: datetime, spread: float
+) -> Consequences:
+    """Return what an attempt means, by the webhook's configuration and condition at its end."""
+    outcome = attempt.outcome
+    progress = after_attempt(attempt.number, outcome, webhook.policy, now=now, spread=spread)
+    if attempt.probe and not isinstance(outcome, Accepted):
+        progress = _unmoved(progress, delivery)
+    after = after_outcome(condition, outcome, probe=attempt.probe, now=now)
+    disabled = reason_to_disable(after, outcome, now=now) if attempt.started_at >= webhook.enabled_at else None
+    return Consequences(progress, after, disabled, _hold(attempt, after, now=now))
+
+
+def _hold(attempt: Attempt, condition: Condition, *, now: datetime) -> timedelta | None:
+    if condition.suspended_at is not None:
+        return PROBE_EVERY
+    asked = retry_after(attempt.outcome, now=now)
+    return min(asked, LONGEST_PAUSE) if asked else None
+
+
+def _unmoved(progress: Progress, delivery: QueuedDelivery) -> Progress:
+    """Return the progress of a delivery that a probe has told nothing about: no store writes it."""
+    return replace(
+        progress, status=Status.FAILED, attempt_count=delivery.attempt_count, dead_reason=None, finished_at=None
+    )
