@@ -36,7 +36,10 @@ class DeadReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a delivery has come: the part of it that an attempt changes."""
+    """How far a delivery has come: the part of it that an attempt changes.
+
+    Shape: `not_before` is the end of a `Retry-After` that lengthened the wait; not even a probe comes earlier.
+    """
 
     status: Status
     attempt_count: int
@@ -46,6 +49,7 @@ class Progress:
     last_error_class: ErrorClass | None = None
     dead_reason: DeadReason | None = None
     finished_at: datetime | None = None
+    not_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +188,15 @@ def after_attempt(number: int, outcome: Outcome, policy: RetryPolicy, *, now: da
             dead_reason=DeadReason.ATTEMPTS_EXHAUSTED,
             finished_at=now,
         )
+    asked = retry_after(outcome, now=now) or timedelta(0)
     return Progress(
         Status.FAILED,
         number,
         policy.max_attempts,
-        now + max(delay, retry_after(outcome, now=now) or delay),
+        now + max(delay, asked),
         last_status_code=status_code,
         last_error_class=error_class,
+        not_before=now + asked if asked > delay else None,
     )
 
 
