@@ -24,6 +24,7 @@ from gatepost.domain.groups import ApiKey, Group, Role, hash_key_secret
 from gatepost.domain.network import parse_target
 from gatepost.domain.outcomes import Accepted, ErrorClass, Outcome, Refused, Response, Unreachable
 from gatepost.domain.people import Session, User
+from gatepost.domain.replays import ReplayFilter, ReplayJob
 from gatepost.domain.retry import RetryPolicy
 from gatepost.domain.signatures import make_secret
 from gatepost.domain.swaps import Swap, SwapSide, SwapStatus
@@ -141,6 +142,12 @@ def make_delivery(event: Event | None = None, webhook: Webhook | None = None, **
     """Return the delivery of an event to a webhook, due at once."""
     event, webhook = event or make_event(), webhook or make_webhook()
     return replace(owed(new_id("dlv"), event, subscription_of(webhook)), **changes)
+
+
+def make_job(webhook: Webhook, **changes: Any) -> ReplayJob:
+    """Return a job that replays all that a webhook was sent."""
+    job = ReplayJob(new_id("rpl"), webhook.group_id, webhook.id, ReplayFilter(), total=0, created_at=NOW)
+    return replace(job, **changes)
 
 
 def make_progress(**changes: Any) -> Progress:

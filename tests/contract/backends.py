@@ -71,6 +71,10 @@ class Backend(ABC):
     async def lose_hint(self, webhook_id: str) -> None:
         """Make a lane due never, as a crash between a commit and its poke leaves it."""
 
+    @abstractmethod
+    async def lose_event(self, group_id: str, event_id: str) -> None:
+        """Forget an event, as when it has been kept for long enough."""
+
 
 class SqliteBackend(Backend):
     name = "sqlite"
@@ -96,6 +100,10 @@ class SqliteBackend(Backend):
     async def lose_hint(self, webhook_id: str) -> None:
         with closing(sqlite3.connect(self._path, timeout=10)) as connection, connection:
             connection.execute("UPDATE lanes SET due_at = ? WHERE webhook_id = ?", (NEVER_MS, webhook_id))
+
+    async def lose_event(self, group_id: str, event_id: str) -> None:
+        with closing(sqlite3.connect(self._path, timeout=10)) as connection, connection:
+            connection.execute("DELETE FROM events WHERE group_id = ? AND id = ?", (group_id, event_id))
 
 
 class PostgresBackend(Backend):
@@ -135,6 +143,10 @@ class PostgresBackend(Backend):
     async def lose_hint(self, webhook_id: str) -> None:
         async with self.connected() as connection:
             await connection.execute(f"UPDATE lanes SET due_at = {NEVER_MS} WHERE webhook_id = $1", webhook_id)
+
+    async def lose_event(self, group_id: str, event_id: str) -> None:
+        async with self.connected() as connection:
+            await connection.execute("DELETE FROM events WHERE group_id = $1 AND id = $2", group_id, event_id)
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[Any]:
@@ -190,6 +202,13 @@ class MongoBackend(Backend):
         async with AsyncMongoClient(self.url) as client:
             lanes = client.get_default_database()["lanes"]
             await lanes.update_one({"_id": webhook_id}, {"$set": {"due_at": NEVER_MS}})
+
+    async def lose_event(self, group_id: str, event_id: str) -> None:
+        from pymongo import AsyncMongoClient
+
+        async with AsyncMongoClient(self.url) as client:
+            events = client.get_default_database()["events"]
+            await events.delete_one({"group_id": group_id, "id": {"$eq": event_id}})
 
 
 BACKENDS: dict[str, type[Backend]] = {

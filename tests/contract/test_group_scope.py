@@ -12,6 +12,7 @@ from tests.builders import (
     make_delivery,
     make_event,
     make_group,
+    make_job,
     make_key,
     make_occasion,
     make_progress,
@@ -29,6 +30,7 @@ from gatepost.domain.deliveries import Delivery, replayed
 from gatepost.domain.events import Event
 from gatepost.domain.groups import ApiKey, Role
 from gatepost.domain.people import User
+from gatepost.domain.replays import ReplayFilter, ReplayJob
 from gatepost.domain.swaps import Swap, SwapApproval
 from gatepost.domain.tasks import Task
 from gatepost.domain.webhooks import Webhook, with_changes
@@ -44,6 +46,7 @@ STORE_PORTS = [
     ports.EventStore,
     ports.WebhookStore,
     ports.DeliveryLog,
+    ports.ReplayStore,
     ports.LaneStore,
 ]
 NOTHING = Page(items=[], next_cursor=None)
@@ -60,6 +63,7 @@ class Belongings:
     webhook: Webhook
     event: Event
     delivery: Delivery
+    job: ReplayJob
     swap: Swap
     approval: SwapApproval
 
@@ -71,7 +75,9 @@ async def theirs(store: Store) -> Belongings:
     change = make_task_change()
     delivery = make_delivery(change.event, webhook)
     await save(store, change, delivery)
-    return Belongings(person, key, change.task, webhook, change.event, delivery, *await proposed(store))
+    job = make_job(webhook)
+    await store.add_job(GROUP_ID, job)
+    return Belongings(person, key, change.task, webhook, change.event, delivery, job, *await proposed(store))
 
 
 @pytest.fixture
@@ -133,6 +139,16 @@ async def publish_under_their_id(store: Store, stranger: str, theirs: Belongings
 async def replay_their_event(store: Store, stranger: str, theirs: Belongings) -> object:
     replay = replayed(theirs.delivery, new_id("dlv"), max_attempts=3, now=NOW)
     return await store.add_replay(stranger, replace(replay, group_id=stranger))
+
+
+async def count_their_deliveries(store: Store, stranger: str, theirs: Belongings) -> object:
+    found = await store.count_replayable(stranger, theirs.webhook.id, ReplayFilter(), now=LATER, sample=5)
+    return found.count, list(found.sample)
+
+
+async def add_their_job(store: Store, stranger: str, theirs: Belongings) -> object:
+    await store.add_job(stranger, replace(theirs.job, group_id=stranger, total=9))
+    return await store.job(stranger, theirs.webhook.id, theirs.job.id)
 
 
 async def send_a_test(store: Store, stranger: str, theirs: Belongings) -> object:
@@ -213,6 +229,17 @@ ASKED: dict[str, tuple[Call, object]] = {
     ),
     "add_replay": (replay_their_event, Saved.STALE),
     "add_test": (send_a_test, None),
+    "count_replayable": (count_their_deliveries, (0, [])),
+    "add_job": (add_their_job, None),
+    "job": (lambda store, group, theirs: store.job(group, theirs.webhook.id, theirs.job.id), None),
+    "jobs": (
+        lambda store, group, theirs: paged(store.jobs(group, theirs.webhook.id, limit=10, before=None)),
+        NOTHING,
+    ),
+    "cancel_job": (
+        lambda store, group, theirs: store.cancel_job(group, theirs.webhook.id, theirs.job.id, now=LATER),
+        Saved.STALE,
+    ),
 }
 
 
@@ -272,6 +299,7 @@ async def everything_of(store: Store, theirs: Belongings) -> list[object]:
         await paged(store.webhooks(GROUP_ID, limit=10, before=None)),
         await paged(store.deliveries(GROUP_ID, DeliveryQuery(), limit=10, before=None)),
         await detail(store, theirs.delivery),
+        await paged(store.jobs(GROUP_ID, theirs.webhook.id, limit=10, before=None)),
         await pokes_of(store, theirs.webhook.id),
         await store.lane_marks([theirs.webhook.id]),
     ]

@@ -18,7 +18,10 @@ from gatepost.ports.lanes import (
     Renewal,
     Settled,
 )
+from gatepost.ports.replays import Advanced, JobLease, Replayable, ReplayStore, Step
 from gatepost.ports.results import Page, Saved
+from gatepost.ports.retention import PurgeStep, RetentionStore
+from gatepost.ports.stats import StatsStore
 from gatepost.ports.tasks import (
     EventQuery,
     EventStore,
@@ -42,6 +45,7 @@ from gatepost.ports.world import (
 )
 
 __all__ = [
+    "Advanced",
     "Chance",
     "Clock",
     "DeliveryDetail",
@@ -54,6 +58,7 @@ __all__ = [
     "EventQuery",
     "EventStore",
     "GroupStore",
+    "JobLease",
     "KeptAnswer",
     "KeyStore",
     "KeyedRequest",
@@ -68,15 +73,21 @@ __all__ = [
     "Page",
     "Passwords",
     "PeopleStore",
+    "PurgeStep",
     "Reading",
     "Release",
     "Renewal",
+    "ReplayStore",
+    "Replayable",
     "RequestStore",
+    "RetentionStore",
     "RoutedWebhook",
     "Routing",
     "Saved",
     "Sender",
     "Settled",
+    "StatsStore",
+    "Step",
     "Subscriptions",
     "SwapStore",
     "TaskQuery",
