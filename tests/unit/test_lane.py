@@ -19,7 +19,7 @@ OVERLOADED = Refused(Response(503, (), b""))
 def make_lane(*, unclean: int = 0, window: int = 4, boot: float = 0.0, **webhook: object) -> Lane:
     hook = make_webhook(**webhook)
     leased = LeasedLane(hook.id, token=7, pokes=0, unclean=unclean, window=window)
-    return Lane(leased, hook, usable_until=boot + 24, confirmed=boot, boot=boot)
+    return Lane(leased, hook, usable_until=boot + 24, boot=boot, now=NOW)
 
 
 def read(lane: Lane, *deliveries: object, capacity: int = 50, token: int = 7, pokes: int = 1) -> None:

@@ -27,14 +27,18 @@ class Consequences:
 def consequences(
     delivery: QueuedDelivery, attempt: Attempt, webhook: Webhook, condition: Condition, *, now: datetime, spread: float
 ) -> Consequences:
-    """Return what an attempt means, by the webhook's configuration and condition at its end."""
+    """Return what an attempt means, by the webhook's configuration and condition at its end.
+
+    One that began before the webhook was enabled again says nothing about its receiver as it is taken to be since.
+    """
     outcome = attempt.outcome
     progress = after_attempt(attempt.number, outcome, webhook.policy, now=now, spread=spread)
     if attempt.probe and not isinstance(outcome, Accepted):
         progress = _unmoved(progress, delivery)
+    if attempt.started_at < webhook.enabled_at:
+        return Consequences(progress, condition, None, _hold(attempt, condition, now=now))
     after = after_outcome(condition, outcome, probe=attempt.probe, now=now)
-    disabled = reason_to_disable(after, outcome, now=now) if attempt.started_at >= webhook.enabled_at else None
-    return Consequences(progress, after, disabled, _hold(attempt, after, now=now))
+    return Consequences(progress, after, reason_to_disable(after, outcome, now=now), _hold(attempt, after, now=now))
 
 
 def _hold(attempt: Attempt, condition: Condition, *, now: datetime) -> timedelta | None:
@@ -47,5 +51,11 @@ def _hold(attempt: Attempt, condition: Condition, *, now: datetime) -> timedelta
 def _unmoved(progress: Progress, delivery: QueuedDelivery) -> Progress:
     """Return the progress of a delivery that a probe has told nothing about: no store writes it."""
     return replace(
-        progress, status=Status.FAILED, attempt_count=delivery.attempt_count, dead_reason=None, finished_at=None
+        progress,
+        status=Status.FAILED,
+        attempt_count=delivery.attempt_count,
+        next_attempt_at=None,  # it stays as the store has it
+        dead_reason=None,
+        finished_at=None,
+        not_before=None,
     )

@@ -21,6 +21,7 @@ def log_attempt(settled: Settled) -> None:
         event_id=delivery.event_id,
         event_type=delivery.event,
         number=attempt.number,
+        probe=attempt.probe,
         outcome=outcome.kind,
         status_code=response.status_code if response else None,
         error_class=error_class.value if error_class else None,

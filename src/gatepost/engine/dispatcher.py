@@ -6,7 +6,6 @@ Nothing here waits: things happen to lanes, and one `_turn` looks at every lane 
 
 import asyncio
 import heapq
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,7 +14,7 @@ from itertools import count
 
 import structlog
 
-from gatepost.domain.consequences import Consequences, consequences
+from gatepost.domain.consequences import consequences
 from gatepost.domain.deliveries import Attempt, QueuedDelivery, after_attempt, request_headers
 from gatepost.domain.events import Occasion
 from gatepost.domain.health import news_of
@@ -23,9 +22,10 @@ from gatepost.domain.operator_events import about_dead_letter, about_webhook, oc
 from gatepost.domain.outcomes import ErrorClass, Outcome, Unreachable
 from gatepost.engine.attempt_log import log_attempt
 from gatepost.engine.lane import Lane, Phase
+from gatepost.engine.ready import ReadyLanes
 from gatepost.engine.recorder import Recorder
 from gatepost.engine.slots import Slot, StartSlots
-from gatepost.ports import Chance, Clock, Disabling, Dropped, LaneStore, Outgoing, Release, Sender, Settled
+from gatepost.ports import Chance, Clock, Disabling, Dropped, LaneRead, LaneStore, Outgoing, Release, Sender, Settled
 
 LONGEST_SLEEP = timedelta(seconds=1)
 FURTHEST_ALARM_SECONDS = 60.0
@@ -78,8 +78,7 @@ class Dispatcher:
         self._slots = StartSlots()
         self._arrived: list[tuple[Flight, Outcome | Dropped, float, float]] = []
         self._touched: set[Lane] = set()
-        self._ready: deque[Lane] = deque()
-        self._short_of_room: deque[Lane] = deque()  # failing ones, while they have all that is theirs
+        self._ready = ReadyLanes()
         self._alarms: list[tuple[float, int, Lane | None]] = []
         self._alarm_set = asyncio.Event()
         self._order = count()
@@ -108,29 +107,35 @@ class Dispatcher:
             self._turned.clear()
             await self._clock.wait(self._turned, LONGEST_SLEEP)
 
+    def end_read(self, lane: Lane, read: LaneRead | None, *, look_from: float | None) -> None:
+        """Give a lane what a read has brought; that what it had missed is sent, its next owner is to know as well."""
+        was_draining = lane.condition.draining
+        lane.end_read(read, look_from=look_from)
+        if was_draining and not lane.condition.draining:
+            self.recorder.add(lane)
+        self.touch(lane)
+
     # --- start -----------------------------------------------------------------------------------------------
 
     def _start_ready_lanes(self, boot: float) -> None:
         """Start one delivery of each ready lane in turn, while there are slots; every lane gets its share."""
         now = self._clock.now()
         batch: list[Outgoing] = []
-        while self._ready and self.in_flight < self._max_in_flight and not self.recorder.failing:
-            lane = self._ready[0]
+        while self.in_flight < self._max_in_flight and not self.recorder.failing:
+            lane = self._ready.first(failing_too=self._failing_in_flight < max(self._max_in_flight // 2, 1))
+            if lane is None:
+                break
             if not lane.may_start(boot):
-                self._ready.popleft()
-                lane.in_ready = False
                 self._route(lane, boot)
-                continue
-            if lane.is_failing and self._failing_in_flight >= self._max_in_flight // 2:
-                self._short_of_room.append(self._ready.popleft())
                 continue
             slot = self._slots.take(boot)
             if slot is None:
                 self._set_alarm(self._slots.next_free(), None)
                 break
-            self._ready.rotate(-1)
+            self._ready.discard(lane)
             if outgoing := self._start(lane, slot, now, boot):
                 batch.append(outgoing)
+            self._ready.add(lane)
         if batch:
             self._sender.submit(batch)
 
@@ -202,7 +207,8 @@ class Dispatcher:
         lane, delivery = flight.lane, flight.delivery
         if flight.slot is not None:
             self._slots.give_back(flight.slot)
-        self._make_room(flight)
+        self.in_flight -= 1
+        self._failing_in_flight -= flight.is_of_failing
         self._touched.add(lane)
         if isinstance(result, Dropped):
             lane.put_back(delivery)
@@ -215,12 +221,6 @@ class Dispatcher:
         settled = self._decide(flight, attempt, now=now)
         self.recorder.add(lane, settled)
         log_attempt(settled)
-
-    def _make_room(self, flight: Flight) -> None:
-        self.in_flight -= 1
-        self._failing_in_flight -= flight.is_of_failing
-        if flight.is_of_failing and self._short_of_room:
-            self._ready.append(self._short_of_room.popleft())
 
     def _attempt(
         self,
@@ -247,20 +247,13 @@ class Dispatcher:
         if reason := meant.disabled:
             event = about_webhook("webhook.disabled", webhook, meant.condition, self._occasion(now), reason=reason)
             disabling = Disabling(reason, event)
-        self._hold(lane, meant, now=now)
+        lane.take_condition(meant.condition, now=now)
+        if meant.held_for is not None:
+            lane.hold(self._clock.boot() + meant.held_for.total_seconds(), until_at=now + meant.held_for)
+        if meant.disabled is not None:
+            lane.hand_back()  # not to be called back by a look at its webhook from before that is written
         told = tuple(event for event in events if event is not None)
         return Settled(flight.delivery, attempt, meant.progress, flight.amends, told, disabling)
-
-    def _hold(self, lane: Lane, meant: Consequences, *, now: datetime) -> None:
-        if meant.held_for is not None:
-            lane.held_until = now + meant.held_for
-        elif lane.is_suspended:
-            lane.held_until = None
-        lane.take_condition(meant.condition)
-        if meant.disabled is not None:
-            lane.leave()
-        elif meant.held_for is not None:
-            lane.pause(self._clock.boot() + meant.held_for.total_seconds())
 
     def _occasion(self, now: datetime) -> Occasion:
         return occasion_of(self._chance.new_id("evt"), now)
@@ -318,20 +311,22 @@ class Dispatcher:
         if lane.phase is Phase.LOST:
             self.remove(lane)
         if self.lanes.get(lane.webhook_id) is not lane:
+            self._ready.discard(lane)
             return
         if self._stopping:
             lane.leave()
         lane.notice(boot)
-        if not lane.in_ready and lane.may_start(boot):
-            lane.in_ready = True
-            self._ready.append(lane)
+        if lane.may_start(boot):
+            self._ready.add(lane)
+        else:
+            self._ready.discard(lane)
         if lane.wants_read():
             self.hungry[lane] = None
             self.read_wanted.set()
         elif lane.may_release(boot):
             self.empty.append((lane, lane.begin_release()))
             self.release_wanted.set()
-        elif not lane.in_ready:
+        elif lane not in self._ready:
             self._set_alarm(lane.next_moment(boot), lane)
 
     # --- time ------------------------------------------------------------------------------------------------

@@ -212,7 +212,8 @@ class Engine:
             if former := self._lanes.get(lease.webhook_id):
                 former.lose()  # our own lease had lapsed: what was sent under it is not ours to record
             if webhook := webhooks.get(lease.webhook_id):
-                lane = Lane(lease, webhook, usable_until=self._usable_until(asked), confirmed=asked, boot=asked)
+                then = self._clock.now() - timedelta(seconds=self._clock.boot() - asked)
+                lane = Lane(lease, webhook, usable_until=self._usable_until(asked), boot=asked, now=then)
                 self._lanes[lane.webhook_id] = lane
                 self._dispatcher.touch(lane)
         for webhook_id in self._edited_since_leasing & self._lanes.keys():
@@ -315,8 +316,7 @@ class Engine:
             for lane in lanes:
                 read = reads.get(lane.webhook_id)
                 next_due_at = read.next_due_at if read else None
-                lane.end_read(read, look_from=_boot_moment(next_due_at, now, boot))
-                self._dispatcher.touch(lane)
+                self._dispatcher.end_read(lane, read, look_from=_boot_moment(next_due_at, now, boot))
         return timedelta(0) if self._dispatcher.hungry else None
 
     # --- release ---------------------------------------------------------------------------------------------

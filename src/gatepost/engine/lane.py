@@ -6,9 +6,9 @@ Moments are seconds of `Clock.boot`, except where a name ends in `_at`.
 """
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 
 from gatepost.domain.deliveries import QueuedDelivery
@@ -21,6 +21,7 @@ from gatepost.ports import LaneRead, LeasedLane, Reading, Release
 LINGER_SECONDS = 2.0  # an empty lane is kept this long, since events come in bursts
 CONFIRMED_FOR_SECONDS = 2.0  # nothing starts on configuration older than this
 PRESUMED_FROM_UNCLEAN = 3
+NEWLY_ENABLED = timedelta(seconds=1)  # more than the clocks of two workers ever differ by
 
 
 class Phase(Enum):
@@ -35,14 +36,15 @@ class Lane:
     """The queue of one webhook under one lease."""
 
     def __init__(
-        self, leased: LeasedLane, webhook: Webhook, *, usable_until: float, confirmed: float, boot: float
+        self, leased: LeasedLane, webhook: Webhook, *, usable_until: float, boot: float, now: datetime
     ) -> None:
+        """Begin a lane that was asked for at `boot`, which was `now`."""
         self.webhook_id = leased.webhook_id
         self.token = leased.token
         self.unclean = leased.unclean
         self.phase = Phase.ACTIVE
         self.usable_until = usable_until
-        self.confirmed = confirmed
+        self.confirmed = boot
         self.edits = 0  # heard of in this process
         self._confirmed_edits = 0  # of those, seen in the configuration
 
@@ -50,17 +52,19 @@ class Lane:
         self.known: set[str] = set()
         self._presumed: set[str] = set()  # written as failed ahead of sending, see `must_presume`
         self.in_flight = 0  # started, and not yet recorded
+        # Enabled just now, perhaps after the lane was leased: then what was remembered is of the time before.
+        self.condition = leased.condition if webhook.enabled_at < now - NEWLY_ENABLED else WELL
         # An owner that died may have died of what it was sending: feel the way, one at a time.
-        self.window = 1 if leased.unclean or leased.condition.suspended_at else leased.window
-        self.condition = leased.condition
+        self.window = 1 if leased.unclean or self.is_suspended else leased.window
         self.held_until: datetime | None = None  # nobody is to lease it before; written down with the next outcomes
+        self._missed_until = now  # while it is draining: what is older was held back
 
         self.pokes: int | None = None  # as of the last read; None once something came by another way
         self.look_again = True
         self.reading = False
-        self.in_ready = False
         self.alarm: float | None = None
         self._read_limit = 0
+        self._asked_for: tuple[int, Reading] | None = None  # by the read that is out: under which configuration, what
         self._forget_after_read: list[str] = []
         self._look_from: float | None = None
         self._expected_pokes = 0  # as of the last read, and one for each offer since
@@ -74,7 +78,11 @@ class Lane:
 
     def reconfigure(self, webhook: Webhook) -> None:
         if webhook.enabled_at != self.webhook.enabled_at:
-            self.condition = WELL  # whoever enables a webhook again takes its receiver to be well
+            # Whoever enables a webhook again takes its receiver to be well.
+            self.condition, self.held_until = WELL, None
+        if webhook.config_version != self.webhook.config_version:
+            self._drop_buffer()  # it may be in another order now, or have been discarded
+            self.look_again = True
         self.webhook = webhook
         self.window = min(self.window, webhook.max_concurrency)
         self._keys: tuple[SigningKey, ...] | None = None
@@ -122,7 +130,8 @@ class Lane:
         if delivery.id in self.known:  # by a read, which saw the poke as well
             return True
         self._expected_pokes += 1
-        if len(self.known) >= 2 * self.window or self.look_again or self.reading or self.reads is not Reading.DUE:
+        past_the_store = self.reads is Reading.DUE and not self.condition.draining
+        if not past_the_store or len(self.known) >= 2 * self.window or self.look_again or self.reading:
             self.look_again = True
             return True
         self._take_in(delivery)
@@ -140,19 +149,23 @@ class Lane:
             return False
         if self.phase is Phase.LEAVING:
             return not self.known and self.pokes is None
+        if self.is_suspended and self.known:
+            return False  # one probe at a time
         return self.look_again and len(self.buffer) <= self.window
 
     def begin_read(self, capacity: int) -> int:
-        """Return how many rows to ask for: what there is room for, and what will be skipped as known."""
+        """Return how many rows to ask for: what there is room for, and what will be skipped as known; of probes one."""
         self.reading, self.look_again = True, False
-        room = max(capacity, 2 * self.window) - len(self.buffer)
+        self._asked_for = (self.webhook.config_version, self.reads)
+        room = 1 if self.is_suspended else max(capacity, 2 * self.window) - len(self.buffer)
         self._read_limit = max(room, 1) + len(self.known)
         return self._read_limit
 
     def end_read(self, read: LaneRead | None, *, look_from: float | None) -> None:
         """Take in what a read brought; None when it failed or the lane is not there any more.
 
-        Only now may ids go that were recorded meanwhile: the read may have seen them unfinished.
+        What was asked for as things stood before is read once again. Only now may ids go that were recorded meanwhile:
+        the read may have seen them unfinished.
         """
         self.reading = False
         if read is None or self.phase is Phase.LOST:
@@ -163,15 +176,21 @@ class Lane:
             self.pokes = self._expected_pokes = read.pokes
             if look_from is not None:
                 self.look_not_later_than(look_from)
-            if self.phase is Phase.ACTIVE:
-                for delivery in read.deliveries:
-                    if delivery.id not in self.known:
-                        self._take_in(delivery)
-                self.look_again = self.look_again or len(read.deliveries) >= self._read_limit
-                if self.condition.draining and not self.known and not self.look_again:
-                    self.condition = replace(self.condition, draining=False)
+            if self._asked_for != (self.webhook.config_version, self.reads):
+                self.look_again = True
+            elif self.phase is Phase.ACTIVE:
+                self._take_in_all(read.deliveries)
         self.known.difference_update(self._forget_after_read)
         self._forget_after_read.clear()
+
+    def _take_in_all(self, deliveries: Sequence[QueuedDelivery]) -> None:
+        for delivery in deliveries:
+            if delivery.id not in self.known:
+                self._take_in(delivery)
+        self.look_again = self.look_again or len(deliveries) >= self._read_limit
+        # What is in flight is read as well, and the longest due comes first: so nothing older is left.
+        if self.condition.draining and all(each.created_at > self._missed_until for each in deliveries):
+            self.condition = replace(self.condition, draining=False)
 
     def _take_in(self, delivery: QueuedDelivery) -> None:
         self.known.add(delivery.id)
@@ -238,17 +257,20 @@ class Lane:
     def is_suspended(self) -> bool:
         return self.condition.suspended_at is not None
 
-    def take_condition(self, condition: Condition) -> None:
+    def take_condition(self, condition: Condition, *, now: datetime) -> None:
         """Go on as the receiver's condition demands: suspended, nothing more is sent before the next probe."""
         was_suspended, self.condition = self.is_suspended, condition
         if self.is_suspended:
             self.hand_back()
-        elif was_suspended:  # all that was held back
+        elif was_suspended:
+            self.held_until, self._missed_until = None, now
             self.look_again = True
 
-    def pause(self, until: float) -> None:
-        """Start nothing more until then: the receiver has asked for it."""
-        self._next_start = max(self._next_start, until)
+    def hold(self, until: float, *, until_at: datetime) -> None:
+        """Send nothing more until then, whoever has the lane."""
+        self.held_until = max(self.held_until or until_at, until_at)
+        if not self.is_suspended:  # which is on its way out, and owes only what it has written ahead
+            self._next_start = max(self._next_start, until)
 
     def adapt_window(self, outcome: Outcome) -> None:
         """Make the window one larger for a success, half as large for a sign of overload."""
@@ -271,6 +293,8 @@ class Lane:
         self.unclean = 0
         self.forget(delivery_ids)
         self._idle_since = boot
+        if self.condition.draining or self.webhook.preserve_task_order:
+            self.look_again = True  # was that the last, or what others have waited for?
 
     def forget(self, delivery_ids: Collection[str]) -> None:
         self._presumed.difference_update(delivery_ids)

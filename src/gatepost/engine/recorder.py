@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import structlog
 
 from gatepost.domain.errors import StoreUnavailable
+from gatepost.domain.health import Condition
 from gatepost.engine.lane import Lane, Phase
 from gatepost.ports import Clock, LaneOutcomes, LaneStore, Settled
 
@@ -17,6 +19,21 @@ FIRST_PAUSE = timedelta(milliseconds=100)
 LONGEST_PAUSE = timedelta(seconds=2)
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is to be written of a lane: an attempt, if there is one, and what its owner knew when that was decided.
+
+    What it has come to know since goes with what it has come from, or a process that dies in between leaves a
+    suspended webhook, and nobody told.
+    """
+
+    lane: Lane
+    settled: Settled | None
+    condition: Condition
+    held_until: datetime | None
+    enabled_at: datetime
 
 
 class Recorder:
@@ -33,7 +50,7 @@ class Recorder:
         self._store = store
         self._clock = clock
         self._on_recorded = on_recorded
-        self._waiting: list[tuple[Lane, Settled]] = []
+        self._waiting: list[Entry] = []
         self._writing = 0
         self._some = asyncio.Event()
         self._full = asyncio.Event()
@@ -42,8 +59,9 @@ class Recorder:
     def unrecorded(self) -> int:
         return len(self._waiting) + self._writing
 
-    def add(self, lane: Lane, settled: Settled) -> None:
-        self._waiting.append((lane, settled))
+    def add(self, lane: Lane, settled: Settled | None = None) -> None:
+        """Have an attempt written down, or what is known of the lane alone."""
+        self._waiting.append(Entry(lane, settled, lane.condition, lane.held_until, lane.webhook.enabled_at))
         self._some.set()
         if len(self._waiting) >= FULL_BATCH:
             self._full.set()
@@ -61,11 +79,11 @@ class Recorder:
             await self._record(batch)
             self._writing = 0
 
-    async def _record(self, batch: Sequence[tuple[Lane, Settled]]) -> None:
+    async def _record(self, batch: Sequence[Entry]) -> None:
         pause = FIRST_PAUSE
         while True:
             lanes = _by_lane(batch)
-            outcomes = [_outcomes(lane, settled) for lane, settled in lanes.items()]
+            outcomes = [_outcomes(entries) for entries in lanes.values()]
             try:
                 lost = await self._store.record_attempts(outcomes) if outcomes else set()
             except StoreUnavailable as error:
@@ -78,28 +96,33 @@ class Recorder:
             self._tell(lanes, lost)
             return
 
-    def _tell(self, lanes: dict[Lane, list[Settled]], lost: set[str]) -> None:
-        for lane, settled in lanes.items():
+    def _tell(self, lanes: dict[Lane, list[Entry]], lost: set[str]) -> None:
+        for lane, entries in lanes.items():
             if lane.webhook_id in lost:
                 lane.lose()
-            self._on_recorded(lane, settled)
+            self._on_recorded(lane, _settled(entries))
 
 
-def _outcomes(lane: Lane, settled: Sequence[Settled]) -> LaneOutcomes:
+def _outcomes(entries: Sequence[Entry]) -> LaneOutcomes:
+    last = entries[-1]
     return LaneOutcomes(
-        lane.webhook_id,
-        lane.token,
-        lane.window,
-        settled,
-        lane.condition,
-        lane.held_until,
-        lane.webhook.enabled_at,
+        last.lane.webhook_id,
+        last.lane.token,
+        last.lane.window,
+        _settled(entries),
+        last.condition,
+        last.held_until,
+        last.enabled_at,
     )
 
 
-def _by_lane(batch: Sequence[tuple[Lane, Settled]]) -> dict[Lane, list[Settled]]:
-    lanes: dict[Lane, list[Settled]] = {}
-    for lane, settled in batch:
-        if lane.phase is not Phase.LOST:
-            lanes.setdefault(lane, []).append(settled)
+def _settled(entries: Sequence[Entry]) -> list[Settled]:
+    return [entry.settled for entry in entries if entry.settled is not None]
+
+
+def _by_lane(batch: Sequence[Entry]) -> dict[Lane, list[Entry]]:
+    lanes: dict[Lane, list[Entry]] = {}
+    for entry in batch:
+        if entry.lane.phase is not Phase.LOST:
+            lanes.setdefault(entry.lane, []).append(entry)
     return lanes
