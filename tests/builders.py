@@ -210,5 +210,12 @@ def make_settled(
 
 def make_outcomes(lane: LeasedLane, settled: Sequence[Settled], **changes: Any) -> LaneOutcomes:
     """Return what a lane's owner has to record."""
-    outcomes = LaneOutcomes(webhook_id=lane.webhook_id, token=lane.token, window=lane.window, settled=settled)
+    outcomes = LaneOutcomes(
+        webhook_id=lane.webhook_id,
+        token=lane.token,
+        window=lane.window,
+        settled=settled,
+        condition=lane.condition,
+        enabled_at=NOW,
+    )
     return replace(outcomes, **changes)

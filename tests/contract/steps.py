@@ -31,7 +31,7 @@ from gatepost.domain.people import User
 from gatepost.domain.swaps import Swap, SwapApproval
 from gatepost.domain.tasks import Task, TaskChange
 from gatepost.domain.webhooks import Webhook, with_changes
-from gatepost.ports import DeliveryDetail, LaneRead, LeasedLane, Release, Saved, Settled
+from gatepost.ports import DeliveryDetail, LaneAsk, LaneRead, LeasedLane, Reading, Release, Saved, Settled
 
 LEASE = timedelta(seconds=30)
 SECOND = timedelta(seconds=1)
@@ -136,8 +136,10 @@ async def lease_one(store: Store, webhook: Webhook, owner: str = ADA, *, now: da
     return (await lease(store, owner, now=now))[webhook.id]
 
 
-async def read(store: Store, webhook: Webhook, *, now: datetime = NOW, limit: int = 100) -> LaneRead:
-    return (await store.read_lanes({webhook.id: limit}, now=now))[webhook.id]
+async def read(
+    store: Store, webhook: Webhook, *, now: datetime = NOW, limit: int = 100, reading: Reading = Reading.DUE
+) -> LaneRead:
+    return (await store.read_lanes({webhook.id: LaneAsk(limit, reading)}, now=now))[webhook.id]
 
 
 async def read_one(store: Store, webhook: Webhook, *, now: datetime = NOW) -> QueuedDelivery:
@@ -178,7 +180,7 @@ async def leased_with_one(store: Store) -> tuple[Webhook, LeasedLane, Delivery, 
 
 
 async def pokes_of(store: Store, webhook_id: str) -> int:
-    return (await store.read_lanes({webhook_id: 1}, now=NOW))[webhook_id].pokes
+    return (await store.read_lanes({webhook_id: LaneAsk(1)}, now=NOW))[webhook_id].pokes
 
 
 async def record(

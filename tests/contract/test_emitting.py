@@ -37,7 +37,7 @@ from tests.fakes import NOW
 from gatepost.domain import tasks
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
-from gatepost.ports import DeliveryQuery, Saved
+from gatepost.ports import DeliveryQuery, LaneAsk, Saved
 
 EVERYTHING = DeliveryQuery()
 
@@ -335,7 +335,7 @@ async def test_many_changes_at_once_are_each_written_poked_and_handed_over(store
 
     assert sorted(queued.id for queued in handed) == sorted(delivery.id for delivery in emitted)
     assert set(await lease(store)) == {webhook.id for webhook in webhooks}
-    reads = await store.read_lanes({webhook.id: 100 for webhook in webhooks}, now=NOW)
+    reads = await store.read_lanes({webhook.id: LaneAsk(100) for webhook in webhooks}, now=NOW)
     assert sorted(queued.id for lane in reads.values() for queued in lane.deliveries) == sorted(
         delivery.id for delivery in emitted
     )
@@ -345,4 +345,4 @@ async def assert_nothing_is_owed(store: Store, webhook_id: str, delivery_id: str
     assert await store.delivery(GROUP_ID, webhook_id, delivery_id) is None
     page = await store.deliveries(GROUP_ID, EVERYTHING, limit=10, before=None)
     assert list(page.items) == []
-    assert list((await store.read_lanes({webhook_id: 10}, now=NOW))[webhook_id].deliveries) == []
+    assert list((await store.read_lanes({webhook_id: LaneAsk(10)}, now=NOW))[webhook_id].deliveries) == []

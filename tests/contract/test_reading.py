@@ -30,6 +30,7 @@ from tests.contract.steps import (
 from tests.fakes import NOW
 
 from gatepost.domain.webhooks import Secret
+from gatepost.ports import LaneAsk
 
 MS = timedelta(milliseconds=1)
 
@@ -62,7 +63,7 @@ async def test_no_more_are_read_than_were_asked_for_of_each_lane(store: Store) -
         for webhook in (few, many)
     }
 
-    lanes = await store.read_lanes({few.id: 1, many.id: 2}, now=NOW)
+    lanes = await store.read_lanes({few.id: LaneAsk(1), many.id: LaneAsk(2)}, now=NOW)
 
     assert ids(lanes[few.id].deliveries) == ids(owed[few.id][:1])
     assert ids(lanes[many.id].deliveries) == ids(owed[many.id][:2])
@@ -72,7 +73,7 @@ async def test_only_lanes_that_were_asked_for_are_read(store: Store) -> None:
     asked, other = await add_webhook(store), await add_webhook(store)
     await emit_one(store, other)
 
-    lanes = await store.read_lanes({asked.id: 10}, now=NOW)
+    lanes = await store.read_lanes({asked.id: LaneAsk(10)}, now=NOW)
 
     assert set(lanes) == {asked.id}
     assert list(lanes[asked.id].deliveries) == []

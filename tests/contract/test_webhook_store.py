@@ -25,7 +25,8 @@ from tests.fakes import NOW
 from gatepost.domain.deliveries import DeadReason, Status
 from gatepost.domain.retry import RetryPolicy
 from gatepost.domain.signatures import make_secret, parse_secret
-from gatepost.domain.webhooks import Health, Secret, Webhook, with_changes
+from gatepost.domain.health import DisabledReason
+from gatepost.domain.webhooks import Secret, Webhook, with_changes
 from gatepost.ports import Saved
 
 LATER = NOW + timedelta(milliseconds=1)
@@ -49,8 +50,9 @@ def full_webhook(**changes: object) -> Webhook:
         rate_limit_per_second=9,
         ignore_origins=("api", "inbound:jira"),
         secrets=SECRETS,
-        health=Health.SUSPENDED,
-        disabled_reason="gone",
+        preserve_task_order=True,
+        disabled_reason=DisabledReason.GONE,
+        enabled_at=LATER,
         updated_at=LATER,
     )
     return replace(webhook, **changes)

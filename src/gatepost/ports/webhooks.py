@@ -82,6 +82,13 @@ class DeliveryLog(Protocol):
         """Add a new delivery of a stored event: DONE, also when one of this id was added before; STALE when the event
         is gone. Pokes and hands over."""
 
+    async def discard_backlog(self, group_id: str, webhook_id: str, *, now: datetime) -> int:
+        """Make dead, as discarded, what the webhook is owed by now; return how many. In steps, each its own write.
+
+        The first raises `config_version`: an owner reads its lane anew. What is under way and then accepted counts as
+        delivered all the same.
+        """
+
     async def add_test(self, group_id: str, event: Event, delivery: Delivery, attempt: Attempt) -> None:
         """Write a test send that is over: its event, its finished delivery and its one attempt; nothing happens when
         they are there already."""

@@ -159,11 +159,16 @@ async def _perform(connection: Connection, statement: Statement) -> object:
     if kind is Kind.FETCH:
         return await connection.fetch(text, *params)
     if kind is Kind.EXECUTE:
-        status: str = await connection.execute(text, *params)  # such as UPDATE 3
-        return int(status.rpartition(" ")[2])
-    if params:
-        await connection.execute(text, *zip(*params, strict=True))
-    return None
+        return _changed(await connection.execute(text, *params))
+    columns = list(zip(*params, strict=True))
+    if kind is Kind.FETCH_MANY:
+        return await connection.fetch(text, *columns) if columns else []
+    return _changed(await connection.execute(text, *columns)) if columns else 0
+
+
+def _changed(status: str) -> int:
+    """Return the number in what the server says, such as UPDATE 3."""
+    return int(status.rpartition(" ")[2])
 
 
 def at_border(error: Exception) -> Exception:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gatepost.domain.deliveries import Attempt, DeadReason, Delivery, Progress, QueuedDelivery, Status
 from gatepost.domain.events import Event
+from gatepost.domain.health import WELL, Condition
 from gatepost.domain.network import parse_target
 from gatepost.domain.outcomes import Accepted, Blocked, ErrorClass, Outcome, Refused, Response, Unreachable
 from gatepost.domain.swaps import Swap, SwapSide, SwapStatus
@@ -199,11 +200,11 @@ def event_from(row: Row, tasks: tuple[tuple[str, int], ...]) -> Event:
 
 DELIVERY_COLUMNS = (
     "id, group_id, webhook_id, event_id, event, task_ids, status, attempt_count, max_attempts, next_attempt_at,"
-    " last_status_code, last_error_class, dead_reason, replay_of, created_at, finished_at"
+    " last_status_code, last_error_class, dead_reason, replay_of, created_at, finished_at, not_before"
 )
 # The last is the replay key's.
-DELIVERY_TYPES = "text text text text text text text bigint bigint bigint bigint text text text bigint bigint text"
-PROGRESS_TYPES = "text bigint bigint bigint bigint text text bigint"
+DELIVERY_TYPES = "text text text text text text text bigint bigint bigint bigint text text text bigint bigint bigint text"
+PROGRESS_TYPES = "text bigint bigint bigint bigint text text bigint bigint"
 
 
 def delivery_row(delivery: Delivery) -> Row:
@@ -226,6 +227,7 @@ def delivery_row(delivery: Delivery) -> Row:
         delivery.replay_of,
         to_ms(delivery.created_at),
         to_ms_or_none(progress.finished_at),
+        to_ms_or_none(progress.not_before),
         "" if delivery.replay_of is None else delivery.id,
     )
 
@@ -248,6 +250,7 @@ def delivery_from(row: Row) -> Delivery:
             last_error_class=None if error_class is None else ErrorClass(error_class),
             dead_reason=None if dead_reason is None else DeadReason(dead_reason),
             finished_at=from_ms_or_none(row[15]),
+            not_before=from_ms_or_none(row[16]),
         ),
         replay_of=row[13],
         created_at=from_ms(row[14]),
@@ -255,13 +258,14 @@ def delivery_from(row: Row) -> Delivery:
 
 
 PROGRESS_COLUMNS = (
-    "status, attempt_count, max_attempts, next_attempt_at, last_status_code, last_error_class, dead_reason, finished_at"
+    "status, attempt_count, max_attempts, next_attempt_at, last_status_code, last_error_class, dead_reason, finished_at,"
+    " not_before"
 )
 
 
 def progress_values(progress: Progress) -> Row:
     error_class, dead_reason = progress.last_error_class, progress.dead_reason
-    next_at, finished_at = progress.next_attempt_at, progress.finished_at
+    next_at, finished_at, not_before = progress.next_attempt_at, progress.finished_at, progress.not_before
     return (
         progress.status.value,
         progress.attempt_count,
@@ -271,6 +275,7 @@ def progress_values(progress: Progress) -> Row:
         None if error_class is None else error_class.value,
         None if dead_reason is None else dead_reason.value,
         None if finished_at is None else to_ms(finished_at),
+        None if not_before is None else to_ms(not_before),
     )
 
 
@@ -284,10 +289,10 @@ def queued_from(row: Row) -> QueuedDelivery:
 # --- attempts ------------------------------------------------------------------------------------------------
 
 ATTEMPT_COLUMNS = (
-    "delivery_id, number, probe, id, started_at, duration_us, outcome, status_code, headers, body, truncated,"
+    "delivery_id, number, probe, probe_key, id, started_at, duration_us, outcome, status_code, headers, body, truncated,"
     " error_class, detail"
 )
-ATTEMPT_TYPES = "text bigint bigint text bigint bigint text bigint bytea bytea bigint text text"
+ATTEMPT_TYPES = "text bigint bigint text text bigint bigint text bigint bytea bytea bigint text text"
 
 
 def attempt_row(delivery_id: str, attempt: Attempt) -> Row:
@@ -296,6 +301,7 @@ def attempt_row(delivery_id: str, attempt: Attempt) -> Row:
         delivery_id,
         attempt.number,
         1 if attempt.probe else 0,
+        attempt.id if attempt.probe and not isinstance(attempt.outcome, Accepted) else "",
         attempt.id,
         to_ms(attempt.started_at),
         attempt.duration // _MICROSECOND,
@@ -304,7 +310,7 @@ def attempt_row(delivery_id: str, attempt: Attempt) -> Row:
 
 
 def attempt_from(row: Row) -> Attempt:
-    _, number, probe, attempt_id, started_at, duration_us, *outcome = row
+    _, number, probe, _, attempt_id, started_at, duration_us, *outcome = row
     return Attempt(
         attempt_id,
         number,
@@ -346,3 +352,23 @@ def _outcome_from(
     pairs = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
     response = Response(status_code, tuple(pairs), body or b"", bool(truncated))
     return Accepted(response) if kind == Accepted.kind else Refused(response)
+
+
+# --- lanes ---------------------------------------------------------------------------------------------------
+
+CONDITION_COLUMNS = "streak, failing_since, suspended_at, draining"
+CONDITION_TYPES = "bigint bigint bigint bigint"
+
+
+def condition_row(condition: Condition) -> Row:
+    return (
+        condition.streak,
+        to_ms_or_none(condition.failing_since),
+        to_ms_or_none(condition.suspended_at),
+        int(condition.draining),
+    )
+
+
+def condition_from(row: Sequence[Any]) -> Condition:
+    streak, failing_since, suspended_at, draining = row
+    return Condition(streak, from_ms_or_none(failing_since), from_ms_or_none(suspended_at), bool(draining))

@@ -4,7 +4,7 @@ A script yields statements and is sent their results. SQLite's threads and Postg
 What the two spell differently stands here, and how PostgreSQL spells it in `postgres_dialect.py`.
 """
 
-from collections.abc import Awaitable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Generator, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -19,6 +19,7 @@ class Kind(Enum):
     FETCH = "fetch"
     EXECUTE = "execute"
     EXECUTE_MANY = "execute many"
+    FETCH_MANY = "fetch many"
     POKE = "poke"
 
 
@@ -45,7 +46,7 @@ def execute(sql: str, params: Sequence[Any] = ()) -> Statement:
 
 
 def execute_many(sql: str, rows: Sequence[Sequence[Any]], types: str) -> Statement:
-    """Run a statement once over many rows, which stand where it says ``VALUES {rows}``; the answer is None.
+    """Run a statement once over many rows, which stand where it says ``VALUES {rows}``; ask how many it changed.
 
     Shape: `types` names PostgreSQL's type of each column, with spaces between.
 
@@ -53,6 +54,14 @@ def execute_many(sql: str, rows: Sequence[Sequence[Any]], types: str) -> Stateme
     waits to get it back from a busy event loop took a second where two take milliseconds.
     """
     return Statement(Kind.EXECUTE_MANY, sql, rows, types)
+
+
+def fetch_many(sql: str, rows: Sequence[Sequence[Any]], types: str) -> Statement:
+    """Run a statement as `execute_many` does, and ask for the rows it returns.
+
+    Only of a few: for each of them SQLite's thread gives Python's lock away.
+    """
+    return Statement(Kind.FETCH_MANY, sql, rows, types)
 
 
 def poke(moments: Mapping[str, int]) -> Statement:
@@ -71,6 +80,8 @@ IN_LIST = "IN (SELECT value FROM json_each(?))"
 LOCKED = "/* locked in this order */"
 UNLESS_LOCKED = "/* unless others have locked it */"
 
+LOCK_LANE = f"SELECT 1 FROM lanes WHERE webhook_id = ? {LOCKED}"
+
 # Of what has run out, by a write that adds one: more than come in, so that few are left over; little enough for it.
 FORGOTTEN_AT_ONCE = 40
 
@@ -86,6 +97,13 @@ class Emitted:
 
     saved: Saved
     queued: Sequence[QueuedDelivery] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded(Emitted):
+    """The result of recording: the lanes found lost, and what is owed for the events that tell of it."""
+
+    lost: Set[str] = frozenset()
 
 
 class Unstorable(ValueError):

@@ -1,26 +1,47 @@
 """Attempts in SQL: recording what came of them, in batches, fenced by the tokens of their lanes."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import Any
 
 from gatepost.adapters.storage.recording import without_response
 from gatepost.adapters.storage.rows import (
     ATTEMPT_COLUMNS,
     ATTEMPT_TYPES,
+    CONDITION_COLUMNS,
+    CONDITION_TYPES,
+    NEVER_MS,
     PROGRESS_COLUMNS,
     PROGRESS_TYPES,
     Row,
     attempt_row,
+    condition_row,
     progress_values,
+    to_ms_or_none,
 )
-from gatepost.adapters.storage.scripts import IN_LIST, LOCKED, Database, Script, Unstorable, execute_many, fetch, listed
-from gatepost.ports import LaneOutcomes, Settled
+from gatepost.adapters.storage.scripts import (
+    IN_LIST,
+    LOCKED,
+    Database,
+    Recorded,
+    Script,
+    Unstorable,
+    execute_many,
+    fetch,
+    fetch_many,
+    listed,
+)
+from gatepost.adapters.storage.sql_consequences import Told, disable_webhooks, lock_disabled, tell
+from gatepost.domain.deliveries import QueuedDelivery
+from gatepost.ports import LaneOutcomes, Saved, Settled
 
 # On PostgreSQL a plain update under the token's condition that waits for a row still writes after the token has moved:
 # the lanes are locked first, and written for only if they are still ours then.
 STANDING = f"""
-SELECT webhook_id, token, unclean, "window" FROM lanes WHERE webhook_id {IN_LIST} ORDER BY webhook_id {LOCKED}
+SELECT webhook_id, token, unclean, enabled_at, "window", hold_until, {CONDITION_COLUMNS} FROM lanes
+WHERE webhook_id {IN_LIST} ORDER BY webhook_id {LOCKED}
 """
 # An attempt is written only where it moves its delivery, and before that is moved. What is there already is recorded:
 # a batch whose COMMIT got lost is written again unharmed. CROSS JOIN: from the rows given, one look-up for each.
@@ -31,16 +52,18 @@ SELECT {", ".join(f"new.{column}" for column in ATTEMPT_COLUMNS.split(", "))}
 FROM new CROSS JOIN deliveries WHERE deliveries.id = new.delivery_id
 """
 # Not `IS NULL`: an index of the unfinished would be walked for what is to be looked up by id.
-_UNFINISHED = "coalesce(deliveries.finished_at, 0) = 0"
+# What was discarded while it was under way is delivered all the same, if it is.
+_OPEN = "(coalesce(deliveries.finished_at, 0) = 0 OR deliveries.dead_reason = 'discarded' AND {})"
+_ACCEPTED, _DELIVERED = "new.outcome = 'accepted'", "new.status = 'delivered'"
 ADD_ATTEMPTS = f"""
-{_INSERT_ATTEMPTS} AND deliveries.attempt_count = new.number - 1 AND {_UNFINISHED}
+{_INSERT_ATTEMPTS} AND deliveries.attempt_count = new.number - 1 AND {_OPEN.format(_ACCEPTED)}
 ON CONFLICT DO NOTHING
 """
 # The attempt written ahead of sending may have been the last one: what it finished is open to its own amendment.
-_IS_OPEN = "(deliveries.finished_at IS NULL OR deliveries.dead_reason = 'attempts_exhausted')"
+_STILL_OPEN = f"({_OPEN} OR deliveries.dead_reason = 'attempts_exhausted')"
 REPLACE_ATTEMPTS = f"""
-{_INSERT_ATTEMPTS} AND deliveries.attempt_count = new.number AND {_IS_OPEN}
-ON CONFLICT (delivery_id, number, probe) DO UPDATE SET
+{_INSERT_ATTEMPTS} AND deliveries.attempt_count = new.number AND {_STILL_OPEN.format(_ACCEPTED)}
+ON CONFLICT (delivery_id, number, probe_key) DO UPDATE SET
     id = excluded.id, started_at = excluded.started_at, duration_us = excluded.duration_us,
     outcome = excluded.outcome, status_code = excluded.status_code, headers = excluded.headers,
     body = excluded.body, truncated = excluded.truncated, error_class = excluded.error_class,
@@ -51,23 +74,43 @@ WITH new (id, expected_count, {PROGRESS_COLUMNS}) AS (VALUES {{rows}})
 UPDATE deliveries SET {", ".join(f"{column} = new.{column}" for column in PROGRESS_COLUMNS.split(", "))}
 FROM new WHERE deliveries.id = new.id AND deliveries.attempt_count = new.expected_count
 """
-MOVE = f"{_SET_PROGRESS} AND {_UNFINISHED}"
-AMEND = f"{_SET_PROGRESS} AND {_IS_OPEN}"
-CLEAN = """
-WITH clean (webhook_id, "window") AS (VALUES {rows})
-UPDATE lanes SET unclean = 0, "window" = clean."window" FROM clean WHERE lanes.webhook_id = clean.webhook_id
+MOVE = f"{_SET_PROGRESS} AND {_OPEN.format(_DELIVERED)}"
+AMEND = f"{_SET_PROGRESS} AND {_STILL_OPEN.format(_DELIVERED)}"
+# Of those whose end is to be told: only if it is theirs.
+_WHICH = "RETURNING deliveries.id"
+MOVE_AND_TELL, AMEND_AND_TELL = f"{MOVE} {_WHICH}", f"{AMEND} {_WHICH}"
+_KEPT = f'"window", hold_until, {CONDITION_COLUMNS}'
+CLEAN = f"""
+WITH clean (webhook_id, {_KEPT}) AS (VALUES {{rows}})
+UPDATE lanes SET unclean = 0, {", ".join(f"{column} = clean.{column}" for column in _KEPT.split(", "))}
+FROM clean WHERE lanes.webhook_id = clean.webhook_id
 """
 
 MOVE_TYPES = f"text bigint {PROGRESS_TYPES}"
-_STEPS = (
-    (ADD_ATTEMPTS, ATTEMPT_TYPES),
-    (MOVE, MOVE_TYPES),
-    (REPLACE_ATTEMPTS, ATTEMPT_TYPES),
-    (AMEND, MOVE_TYPES),
-)
+CLEAN_TYPES = f"text bigint bigint {CONDITION_TYPES}"
+# In this order, each with the types of its rows.
+_STEPS = {
+    ADD_ATTEMPTS: ATTEMPT_TYPES,
+    MOVE: MOVE_TYPES,
+    MOVE_AND_TELL: MOVE_TYPES,
+    REPLACE_ATTEMPTS: ATTEMPT_TYPES,
+    AMEND: MOVE_TYPES,
+    AMEND_AND_TELL: MOVE_TYPES,
+}
 
-# Of one lane: the rows of `ADD_ATTEMPTS`, of `MOVE`, and of their amending counterparts.
-LaneRows = tuple[list[Row], list[Row], list[Row], list[Row]]
+
+@dataclass(frozen=True, slots=True)
+class LaneRows:
+    """What is to be written of one lane.
+
+    Shape: `rows` by their statement; `kept` is what its next owner is to know, if the webhook was enabled last at
+           `enabled_at`.
+    """
+
+    outcomes: LaneOutcomes
+    rows: dict[str, list[Row]]
+    kept: Row
+    enabled_at: int | None
 
 
 class SqlAttempts:
@@ -77,7 +120,7 @@ class SqlAttempts:
 
     async def record_attempts(self, batch: Sequence[LaneOutcomes]) -> set[str]:
         try:
-            return await self._database.write_lanes(_record(batch))
+            return set((await self._database.write_lanes(_record(batch))).lost)
         except (Unstorable, UnicodeEncodeError):
             return {lost for outcomes in batch for lost in await self._record_singly(outcomes)}
 
@@ -85,16 +128,17 @@ class SqlAttempts:
         lost: set[str] = set()
         for settled in outcomes.settled:
             try:
-                lost |= await self._database.write_lanes(_record([replace(outcomes, settled=[settled])]))
+                recorded = await self._database.write_lanes(_record([replace(outcomes, settled=[settled])]))
             except (Unstorable, UnicodeEncodeError):
                 bare = replace(outcomes, settled=[without_response(settled)])
-                lost |= await self._database.write_lanes(_record([bare]))
+                recorded = await self._database.write_lanes(_record([bare]))
+            lost |= recorded.lost
         return lost
 
 
-def _record(batch: Sequence[LaneOutcomes]) -> Script[set[str]]:
+def _record(batch: Sequence[LaneOutcomes]) -> Script[Recorded]:
     """Return the script with its rows made: the write lock is not held for that."""
-    return _write_rounds([(part, [_rows_of(outcomes.settled) for outcomes in part]) for part in _rounds(batch)])
+    return _write_rounds([[_rows_of(outcomes) for outcomes in part] for part in _rounds(batch)])
 
 
 def _rounds(batch: Sequence[LaneOutcomes]) -> list[Sequence[LaneOutcomes]]:
@@ -114,49 +158,86 @@ def _rounds(batch: Sequence[LaneOutcomes]) -> list[Sequence[LaneOutcomes]]:
     return [rounds[number] for number in sorted(rounds)]
 
 
-def _write_rounds(rounds: Sequence[tuple[Sequence[LaneOutcomes], Sequence[LaneRows]]]) -> Script[set[str]]:
-    lost: set[str] = set()
-    for batch, rows in rounds:
-        lost |= yield from _write_outcomes(batch, rows)
-    return lost
-
-
-def _rows_of(settled: Iterable[Settled]) -> LaneRows:
-    attempts: list[Row] = []
-    moves: list[Row] = []
-    replaced: list[Row] = []
-    amended: list[Row] = []
-    for each in settled:
+def _rows_of(outcomes: LaneOutcomes) -> LaneRows:
+    rows: dict[str, list[Row]] = {sql: [] for sql in _STEPS}
+    for each in outcomes.settled:
         delivery_id, attempt, progress = each.delivery.id, each.attempt, each.progress
+        row = attempt_row(delivery_id, attempt)
         if each.amends:
-            replaced.append(attempt_row(delivery_id, attempt))
-            amended.append((delivery_id, attempt.number, *progress_values(progress)))
+            rows[REPLACE_ATTEMPTS].append(row)
+            moved = (delivery_id, attempt.number, *progress_values(progress))
+            rows[AMEND_AND_TELL if each.events else AMEND].append(moved)
             continue
-        attempts.append(attempt_row(delivery_id, attempt))
+        rows[ADD_ATTEMPTS].append(row)
         # A failed probe counts for nothing and moves nothing; one that got through finishes its delivery.
         if not attempt.probe or progress.finished_at is not None:
-            moves.append((delivery_id, attempt.number - 1, *progress_values(progress)))
-    return attempts, moves, replaced, amended
+            moved = (delivery_id, attempt.number - 1, *progress_values(progress))
+            rows[MOVE_AND_TELL if each.events else MOVE].append(moved)
+    kept = (outcomes.window, to_ms_or_none(outcomes.held_until) or 0, *condition_row(outcomes.condition))
+    return LaneRows(outcomes, rows, kept, to_ms_or_none(outcomes.enabled_at))
 
 
-def _write_outcomes(batch: Sequence[LaneOutcomes], rows: Sequence[LaneRows]) -> Script[set[str]]:
-    stored = yield fetch(STANDING, (listed(sorted(outcomes.webhook_id for outcomes in batch)),))
-    lanes = {webhook_id: (token, unclean, window) for webhook_id, token, unclean, window in stored}
+def _write_rounds(rounds: Sequence[Sequence[LaneRows]]) -> Script[Recorded]:
     lost: set[str] = set()
-    cleaned: list[Row] = []
-    kinds: tuple[list[Row], ...] = ([], [], [], [])
-    for outcomes, rows_of_lane in zip(batch, rows, strict=True):
-        token, unclean, window = lanes.get(outcomes.webhook_id, (None, 0, 0))
-        if token != outcomes.token:
-            lost.add(outcomes.webhook_id)
-            continue
-        for kind, more in zip(kinds, rows_of_lane, strict=True):
-            kind.extend(more)
-        if unclean or window != outcomes.window:
-            cleaned.append((outcomes.webhook_id, outcomes.window))
-    for (sql, types), its_rows in zip(_STEPS, kinds, strict=True):
-        if its_rows:
-            yield execute_many(sql, its_rows, types)
+    queued: list[QueuedDelivery] = []
+    for part in rounds:
+        recorded = yield from _write_lanes(part)
+        lost |= recorded.lost
+        queued += recorded.queued
+    return Recorded(Saved.DONE, queued, lost)
+
+
+def _write_lanes(lanes: Sequence[LaneRows]) -> Script[Recorded]:
+    yield from lock_disabled([lane.outcomes for lane in lanes])
+    ids = {lane.outcomes.webhook_id for lane in lanes}
+    rows = yield fetch(STANDING, (listed(sorted(ids)),))
+    stored = {webhook_id: row for webhook_id, *row in rows}
+    standing = [lane for lane in lanes if _stands(lane, stored)]
+    moved = yield from _write_attempts(standing)
+    cleaned = [row for row in (_cleaned(lane, stored) for lane in standing) if row is not None]
     if cleaned:
-        yield execute_many(CLEAN, sorted(cleaned), "text bigint")
-    return lost
+        yield execute_many(CLEAN, sorted(cleaned, key=itemgetter(0)), CLEAN_TYPES)
+    outcomes = [lane.outcomes for lane in standing]
+    told = [*_told(outcomes, moved), *(yield from disable_webhooks(outcomes))]
+    queued = yield from tell(told)
+    return Recorded(Saved.DONE, queued, ids - {each.webhook_id for each in outcomes})
+
+
+def _stands(lane: LaneRows, stored: Mapping[str, Sequence[Any]]) -> bool:
+    row = stored.get(lane.outcomes.webhook_id)
+    return row is not None and row[0] == lane.outcomes.token
+
+
+def _write_attempts(lanes: Sequence[LaneRows]) -> Script[set[str]]:
+    """Write attempts and progress; return which of the deliveries with events have moved."""
+    moved: set[str] = set()
+    for sql, types in _STEPS.items():
+        rows = [row for lane in lanes for row in lane.rows[sql]]
+        if rows and sql.endswith(_WHICH):
+            moved |= {delivery_id for (delivery_id,) in (yield fetch_many(sql, rows, types))}
+        elif rows:
+            yield execute_many(sql, rows, types)
+    return moved
+
+
+def _cleaned(lane: LaneRows, stored: Mapping[str, Sequence[Any]]) -> Row | None:
+    """Return what is to be written of the lane itself; None when it stands there already.
+
+    What was seen of a receiver before its webhook was enabled is not kept, nor is a disabled one's lane set free.
+    """
+    _, unclean, enabled_at, *before = stored[lane.outcomes.webhook_id]
+    hold_until = before[1]
+    is_current = enabled_at == lane.enabled_at and hold_until < NEVER_MS
+    after = list(lane.kept) if is_current else [lane.kept[0], *before[1:]]
+    return (lane.outcomes.webhook_id, *after) if unclean or after != before else None
+
+
+def _told(batch: Sequence[LaneOutcomes], moved: Set[str]) -> list[Told]:
+    """Return the events to tell: that a delivery was given up only if it was, and not discarded before, say."""
+    return [
+        (event, outcomes.webhook_id)
+        for outcomes in batch
+        for each in outcomes.settled
+        for event in each.events
+        if each.delivery.id in moved or not event.event.startswith("delivery.")
+    ]

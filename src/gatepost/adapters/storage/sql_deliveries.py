@@ -1,5 +1,6 @@
 """Deliveries in SQL, as people look at them."""
 
+from datetime import datetime
 from typing import Any
 
 from gatepost.adapters.storage.paging import page_of
@@ -13,9 +14,11 @@ from gatepost.adapters.storage.rows import (
     attempt_row,
     delivery_from,
     delivery_row,
+    to_ms,
     to_ms_or_none,
 )
 from gatepost.adapters.storage.scripts import (
+    LOCK_LANE,
     Database,
     Emitted,
     Script,
@@ -51,8 +54,20 @@ IS_THERE = "SELECT 1 FROM deliveries WHERE id = ? AND group_id || '' = ?"
 _BYTES = "SELECT body, hop FROM events WHERE group_id = ? AND id = ?"
 _ADD_REPLAY = f"""
 INSERT INTO deliveries ({DELIVERY_COLUMNS}, replay_key)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """
+
+# The webhook first, then its lane, as edits do; and then as whoever records does: what is being recorded is not
+# discarded. What comes in meanwhile is left, or it might go on for ever.
+_RAISE_CONFIG_VERSION = """
+UPDATE webhooks SET config_version = config_version + 1 WHERE id = ? AND group_id = ? AND deleted_at IS NULL
+"""
+DISCARD = """
+UPDATE deliveries SET status = 'dead-letter', dead_reason = 'discarded', next_attempt_at = NULL, finished_at = ?
+WHERE id IN (SELECT id FROM deliveries WHERE webhook_id = ? AND finished_at IS NULL AND created_at <= ? LIMIT ?)
+      AND coalesce(finished_at, 0) = 0
+"""
+_DISCARDED_AT_ONCE = 500  # a few milliseconds of the one writer
 
 
 class SqlDeliveries:
@@ -73,6 +88,14 @@ class SqlDeliveries:
 
     async def add_test(self, group_id: str, event: Event, delivery: Delivery, attempt: Attempt) -> None:  # noqa: ARG002  # the event names its group
         await self._database.write(_add_test(event, delivery, attempt))
+
+    async def discard_backlog(self, group_id: str, webhook_id: str, *, now: datetime) -> int:
+        at = to_ms(now)
+        last = discarded = await self._database.write(_discard_first(group_id, webhook_id, at))
+        while last == _DISCARDED_AT_ONCE:
+            last = await self._database.write(_discard(webhook_id, at))
+            discarded += last
+        return discarded
 
 
 def _deliveries(group_id: str, query: DeliveryQuery, limit: int, before: str | None) -> Script[Page[Delivery]]:
@@ -134,3 +157,15 @@ def _add_test(event: Event, delivery: Delivery, attempt: Attempt) -> Script[None
     if (yield from add_event_once(event, 0)):
         yield execute_many(ADD_DELIVERIES, [delivery_row(delivery)], DELIVERY_TYPES)
         yield execute_many(_ADD_ATTEMPT, [attempt_row(delivery.id, attempt)], ATTEMPT_TYPES)
+
+
+def _discard_first(group_id: str, webhook_id: str, now: int) -> Script[int]:
+    if not (yield execute(_RAISE_CONFIG_VERSION, (webhook_id, group_id))):
+        return 0
+    return (yield from _discard(webhook_id, now))
+
+
+def _discard(webhook_id: str, now: int) -> Script[int]:
+    yield fetch(LOCK_LANE, (webhook_id,))
+    discarded: int = yield execute(DISCARD, (now, webhook_id, now, _DISCARDED_AT_ONCE))
+    return discarded

@@ -28,7 +28,7 @@ SELECT coalesce((SELECT webhooks_version FROM groups WHERE id = ?), 0),
 EVENT = f"{EVENT_COLUMNS}, tasks"
 _ADD_EVENT = f"INSERT INTO events ({EVENT}, webhooks_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_EVENT_ONCE = f"{_ADD_EVENT} ON CONFLICT DO NOTHING"
-_ADD_EVENT_TASKS = "INSERT INTO event_tasks (group_id, task_id, event_id) VALUES {rows}"
+_ADD_EVENT_TASKS = "INSERT INTO event_tasks (group_id, task_id, version, event_id) VALUES {rows}"
 ADD_DELIVERIES = f"INSERT INTO deliveries ({DELIVERY_COLUMNS}, replay_key) VALUES {{rows}}"
 
 
@@ -43,8 +43,8 @@ def before_emit(group_id: str, event_id: str, webhooks_version: int) -> Script[S
 def emit(event: Event, deliveries: Sequence[Delivery], webhooks_version: int) -> Script[Emitted]:
     """Add the event of a change and what is owed for it. The change is written, so it is not there yet."""
     yield execute(_ADD_EVENT, _event_row(event, webhooks_version))
-    rows = [(event.group_id, task_id, event.id) for task_id in event.task_ids]
-    yield execute_many(_ADD_EVENT_TASKS, rows, "text text text")
+    rows = [(event.group_id, task_id, version, event.id) for task_id, version in event.tasks]
+    yield execute_many(_ADD_EVENT_TASKS, rows, "text text bigint text")
     return (yield from owe(event, deliveries))
 
 

@@ -10,11 +10,12 @@ from datetime import datetime, timedelta
 
 from gatepost.adapters.storage.rows import (
     NEVER_MS,
+    condition_from,
     from_ms_or_none,
     to_ms,
 )
 from gatepost.adapters.storage.scripts import (
-    LOCKED,
+    LOCK_LANE,
     UNLESS_LOCKED,
     Database,
     Script,
@@ -33,7 +34,8 @@ from gatepost.ports import Leased, LeasedLane
 # What was found is asked again where the row is locked: others lease at the same time. The longest due that nobody else
 # is at are looked for, or all who lease at once would find the same ones and all but one go without.
 LEASABLE = f"""
-SELECT lanes.webhook_id, lanes.token, lanes.pokes, lanes.unclean, lanes."window", lanes.owner FROM (
+SELECT lanes.webhook_id, lanes.token, lanes.pokes, lanes.unclean, lanes."window", lanes.owner,
+       lanes.streak, lanes.failing_since, lanes.suspended_at, lanes.draining FROM (
     SELECT * FROM (
         SELECT webhook_id FROM lanes
         WHERE owner = '' AND due_at <= ? AND hold_until <= ? ORDER BY due_at LIMIT ? {UNLESS_LOCKED}
@@ -71,8 +73,6 @@ ORPHANING = f"""
 SELECT id FROM webhooks WHERE deleted_at IS NOT NULL AND {_NOT_HELD.format("webhooks.id")} AND (
     SELECT id FROM deliveries WHERE webhook_id = webhooks.id AND finished_at IS NULL LIMIT 1) IS NOT NULL
 """
-# The lane is locked first, as whoever records does: what is being recorded is not buried.
-_LOCK_LANE = f"SELECT 1 FROM lanes WHERE webhook_id = ? {LOCKED}"
 BURY = f"""
 UPDATE deliveries SET status = 'dead-letter', dead_reason = 'webhook_deleted', next_attempt_at = NULL, finished_at = ?
 WHERE id IN (SELECT id FROM deliveries WHERE webhook_id = ? AND finished_at IS NULL LIMIT ?)
@@ -111,8 +111,10 @@ def _lease_lanes(owner: str, limit: int, now: datetime, lease: timedelta) -> Scr
     rows = yield fetch(LEASABLE, (at, at, limit, at, at, at, absurd, at, at, at, at, at, absurd, limit))
     until = to_ms(now + lease)
     lanes = [
-        LeasedLane(webhook_id, token + 1, pokes, unclean + 1 if previous else unclean, window)
-        for webhook_id, token, pokes, unclean, window, previous in rows
+        LeasedLane(
+            webhook_id, token + 1, pokes, unclean + 1 if previous else unclean, window, condition_from(condition)
+        )
+        for webhook_id, token, pokes, unclean, window, previous, *condition in rows
     ]
     if lanes:
         taken = sorted((lane.webhook_id, lane.token, lane.unclean, owner, until) for lane in lanes)
@@ -129,6 +131,7 @@ def _look_for_work(now: int) -> Script[tuple[list[str], list[str]]]:
 
 
 def _bury(webhook_id: str, now: int) -> Script[int]:
-    yield fetch(_LOCK_LANE, (webhook_id,))
+    # As whoever records does: what is being recorded is not buried.
+    yield fetch(LOCK_LANE, (webhook_id,))
     buried: int = yield execute(BURY, (now, webhook_id, _BURIED_AT_ONCE, webhook_id, now))
     return buried

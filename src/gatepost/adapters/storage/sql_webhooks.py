@@ -9,8 +9,10 @@ import structlog
 from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.storage.paging import AFTER_ALL, page_of
 from gatepost.adapters.storage.rows import (
+    CONDITION_COLUMNS,
     NEVER_MS,
     Row,
+    condition_from,
     from_ms,
     from_words,
     target_of,
@@ -27,8 +29,9 @@ from gatepost.adapters.storage.scripts import (
     listed,
 )
 from gatepost.adapters.storage.sealing import headers_from, sealed_headers, sealed_secrets, secrets_from
+from gatepost.domain.health import DisabledReason
 from gatepost.domain.retry import RetryPolicy
-from gatepost.domain.webhooks import Health, Subscription, Webhook
+from gatepost.domain.webhooks import Subscription, Webhook
 from gatepost.ports import LaneMark, Page, Saved, Subscriptions
 
 log = structlog.get_logger()
@@ -52,25 +55,29 @@ WHERE group_id = ? AND deleted_at IS NULL ORDER BY id
 
 _COLUMNS = (
     "id, group_id, name, url, enabled, events, headers, schedule, max_attempts, timeout_seconds, max_concurrency,"
-    " rate_limit_per_second, ignore_origins, secrets, health, disabled_reason, config_version, created_at, updated_at"
+    " rate_limit_per_second, ignore_origins, secrets, preserve_task_order, disabled_reason, enabled_at, config_version,"
+    " created_at, updated_at"
 )
-_WEBHOOK = f"SELECT {_COLUMNS} FROM webhooks WHERE id = ? AND group_id = ? AND deleted_at IS NULL"
-_WEBHOOKS = f"""
-SELECT {_COLUMNS} FROM webhooks WHERE group_id = ? AND deleted_at IS NULL AND id < ? ORDER BY id DESC LIMIT ?
-"""
+# With what its lane remembers of its receiver. CROSS JOIN: from the webhooks, one look-up for each.
+_SELECT = f"""
+SELECT {", ".join(f"webhooks.{column}" for column in _COLUMNS.split(", "))},
+       {", ".join(f"lanes.{column}" for column in CONDITION_COLUMNS.split(", "))}
+FROM webhooks CROSS JOIN lanes WHERE lanes.webhook_id = webhooks.id"""
+WEBHOOK = f"{_SELECT} AND id = ? AND group_id = ? AND deleted_at IS NULL"
+WEBHOOKS = f"{_SELECT} AND group_id = ? AND deleted_at IS NULL AND id < ? ORDER BY id DESC LIMIT ?"
 _LOCK_GROUP = f"{_WEBHOOKS_VERSION} {LOCKED}"
 IS_THERE = "SELECT 1 FROM webhooks WHERE id = ? AND group_id || '' = ?"
 _COUNT = "SELECT count(*) FROM webhooks WHERE group_id = ? AND deleted_at IS NULL"
 _ADD = f"""
-INSERT INTO webhooks ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO webhooks ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-_ADD_LANE = f"INSERT INTO lanes (webhook_id, due_at, hold_until) VALUES (?, {NEVER_MS}, ?)"
+_ADD_LANE = f"INSERT INTO lanes (webhook_id, due_at, hold_until, enabled_at) VALUES (?, {NEVER_MS}, ?, ?)"
 
 # All columns but the key, if nobody has written it since it was read.
 _SAVE = """
 UPDATE webhooks SET name = ?, url = ?, enabled = ?, events = ?, headers = ?, schedule = ?, max_attempts = ?,
        timeout_seconds = ?, max_concurrency = ?, rate_limit_per_second = ?, ignore_origins = ?, secrets = ?,
-       health = ?, disabled_reason = ?, config_version = ?, created_at = ?, updated_at = ?
+       preserve_task_order = ?, disabled_reason = ?, enabled_at = ?, config_version = ?, created_at = ?, updated_at = ?
 WHERE id = ? AND group_id = ? AND deleted_at IS NULL AND config_version = ?
 """
 # What signs nothing any more is not kept.
@@ -78,15 +85,25 @@ _DELETE = """
 UPDATE webhooks SET deleted_at = ?, headers = '', secrets = ''
 WHERE id = ? AND group_id = ? AND deleted_at IS NULL
 """
-# A webhook's write holds or frees its lane, and pokes it: whoever has it looks again.
-_HOLD_AND_POKE = """
-UPDATE lanes SET hold_until = ?, pokes = pokes + 1, due_at = CASE WHEN due_at > ? THEN ? ELSE due_at END
-WHERE webhook_id = ?
+# What its receiver had done to it no longer counts.
+_DISABLE = """
+UPDATE webhooks SET enabled = 0, disabled_reason = ?, config_version = config_version + 1, updated_at = ?
+WHERE id = ? AND enabled = 1 AND coalesce(deleted_at, 0) = 0 AND enabled_at <= ?
+"""
+_HOLD = f"UPDATE lanes SET hold_until = {NEVER_MS} WHERE webhook_id = ?"
+# Of an enabled webhook that was so before, the lane is held as its owner wants it.
+_FREE = f"""
+UPDATE lanes SET hold_until = 0, enabled_at = ?, streak = 0, failing_since = NULL, suspended_at = NULL, draining = 0
+WHERE webhook_id = ? AND hold_until = {NEVER_MS}
+"""
+# Each write of a webhook pokes its lane: whoever has it looks again.
+_POKE = """
+UPDATE lanes SET pokes = pokes + 1, due_at = CASE WHEN due_at > ? THEN ? ELSE due_at END WHERE webhook_id = ?
 """
 
 # Not `deleted_at IS NULL`: a group's index would do for that, and be walked for what is to be looked up by id.
 _SERVED = "enabled = 1 AND coalesce(deleted_at, 0) = 0"
-SERVED = f"SELECT {_COLUMNS} FROM webhooks WHERE id {IN_LIST} AND {_SERVED}"
+SERVED = f"{_SELECT} AND id {IN_LIST} AND {_SERVED}"
 LANE_MARKS = f"""
 SELECT w.id, w.config_version, l.pokes FROM webhooks w JOIN lanes l ON l.webhook_id = w.id
 WHERE w.id {IN_LIST} AND {_SERVED}
@@ -136,12 +153,12 @@ def _subscriptions(group_id: str) -> Script[Subscriptions]:
 
 
 def _webhook(box: SecretBox, group_id: str, webhook_id: str) -> Script[Webhook | None]:
-    rows = yield fetch(_WEBHOOK, (webhook_id, group_id))
+    rows = yield fetch(WEBHOOK, (webhook_id, group_id))
     return _webhook_from(box, rows[0]) if rows else None
 
 
 def _webhooks(box: SecretBox, group_id: str, limit: int, before: str | None) -> Script[Page[Webhook]]:
-    rows = yield fetch(_WEBHOOKS, (group_id, before or AFTER_ALL, limit + 1))
+    rows = yield fetch(WEBHOOKS, (group_id, before or AFTER_ALL, limit + 1))
     return page_of([_webhook_from(box, row) for row in rows], limit)
 
 
@@ -172,7 +189,7 @@ def _add(group_id: str, row: Row, quota: int) -> Script[Saved]:
     if live >= quota:
         return Saved.QUOTA_EXCEEDED
     yield execute(_ADD, row)
-    yield execute(_ADD_LANE, (webhook_id, 0 if enabled else NEVER_MS))
+    yield execute(_ADD_LANE, (webhook_id, 0 if enabled else NEVER_MS, row[16]))
     yield from _raise_version(group_id, webhook_id, _asked_for(row))
     return Saved.DONE
 
@@ -182,7 +199,11 @@ def _save(group_id: str, webhook: Webhook, row: Row) -> Script[Saved]:
     if not saved:
         return Saved.STALE
     now = to_ms(webhook.updated_at)
-    yield execute(_HOLD_AND_POKE, (0 if webhook.enabled else NEVER_MS, now, now, webhook.id))
+    if webhook.enabled:
+        yield execute(_FREE, (to_ms(webhook.enabled_at), webhook.id))
+    else:
+        yield execute(_HOLD, (webhook.id,))
+    yield execute(_POKE, (now, now, webhook.id))
     yield from _raise_version(group_id, webhook.id, _asked_for(row))
     return Saved.DONE
 
@@ -191,9 +212,20 @@ def _delete(group_id: str, webhook_id: str, now: int) -> Script[Saved]:
     deleted = yield execute(_DELETE, (now, webhook_id, group_id))
     if not deleted:
         return Saved.STALE
-    yield execute(_HOLD_AND_POKE, (NEVER_MS, now, now, webhook_id))
+    yield execute(_HOLD, (webhook_id,))
+    yield execute(_POKE, (now, now, webhook_id))
     yield from _raise_version(group_id, webhook_id, _DELETED)
     return Saved.DONE
+
+
+def disable(group_id: str, webhook_id: str, reason: DisabledReason, *, started_at: int, now: int) -> Script[bool]:
+    """Disable a webhook, unless it was enabled after an attempt of that moment; False when nothing changed."""
+    if not (yield execute(_DISABLE, (reason.value, now, webhook_id, started_at))):
+        return False
+    yield execute(_HOLD, (webhook_id,))
+    [(_, events, ignore_origins, _)] = yield fetch(LAST_REVISION, (group_id, webhook_id))
+    yield from _raise_version(group_id, webhook_id, (0, events, ignore_origins, 0))
+    return True
 
 
 def _raise_version(group_id: str, webhook_id: str, asked: Row) -> Script[None]:
@@ -228,8 +260,9 @@ def _row(box: SecretBox, webhook: Webhook) -> Row:
         webhook.rate_limit_per_second,
         to_words(webhook.ignore_origins),
         sealed_secrets(box, webhook),
-        webhook.health.value,
-        webhook.disabled_reason,
+        int(webhook.preserve_task_order),
+        webhook.disabled_reason and webhook.disabled_reason.value,
+        to_ms(webhook.enabled_at),
         webhook.config_version,
         to_ms(webhook.created_at),
         to_ms(webhook.updated_at),
@@ -252,9 +285,11 @@ def _webhook_from(box: SecretBox, row: Row) -> Webhook:
         rate_limit_per_second=row[11],
         ignore_origins=from_words(row[12]),
         secrets=secrets_from(box, row[13], webhook_id, group_id),
-        health=Health(row[14]),
-        disabled_reason=row[15],
-        config_version=row[16],
-        created_at=from_ms(row[17]),
-        updated_at=from_ms(row[18]),
+        preserve_task_order=bool(row[14]),
+        disabled_reason=None if row[15] is None else DisabledReason(row[15]),
+        enabled_at=from_ms(row[16]),
+        config_version=row[17],
+        created_at=from_ms(row[18]),
+        updated_at=from_ms(row[19]),
+        condition=condition_from(row[20:]),
     )

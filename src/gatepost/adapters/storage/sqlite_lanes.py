@@ -6,7 +6,7 @@ from datetime import datetime
 from gatepost.adapters.storage.rows import NEVER_MS, from_ms, queued_from, to_ms
 from gatepost.adapters.storage.scripts import IN_LIST, Script, execute, fetch
 from gatepost.adapters.storage.sql_lanes import SqlLanes
-from gatepost.ports import LaneRead, Release
+from gatepost.ports import LaneAsk, LaneRead, Reading, Release
 
 # Only ever lowers `due_at`; the counter tells an owner about to release the lane that it has more to look at.
 POKE = f"""
@@ -26,13 +26,37 @@ HAND_BACK = "UPDATE lanes SET owner = '', lease_until = 0 WHERE webhook_id = ? A
 # --- reading -------------------------------------------------------------------------------------------------
 
 LANE = "SELECT token, pokes FROM lanes WHERE webhook_id = ?"
-DUE = """
+_QUEUED = """
 SELECT d.next_attempt_at,
        d.id, d.group_id, d.webhook_id, d.event_id, d.event, e.body, e.hop, d.attempt_count, d.created_at
 FROM deliveries d JOIN events e ON e.group_id = d.group_id AND e.id = d.event_id
-WHERE d.webhook_id = ? AND d.finished_at IS NULL AND d.next_attempt_at <= ?
-ORDER BY d.next_attempt_at, d.id LIMIT ?
 """
+_DUE = f"{_QUEUED} WHERE d.webhook_id = ? AND d.finished_at IS NULL AND d.next_attempt_at <= ?"
+_LONGEST_DUE_FIRST = "ORDER BY d.next_attempt_at, d.id LIMIT ?"
+DUE = f"{_DUE} {_LONGEST_DUE_FIRST}"
+# Of each task, down from the version before: what has something unfinished before it mostly has it right there.
+IN_ORDER = f"""
+{_DUE} AND (d.replay_key <> '' OR NOT EXISTS (
+    SELECT 1 FROM json_each('["' || replace(e.tasks, ' ', '","') || '"]') AS task
+    WHERE (
+        SELECT 1 FROM event_tasks AS earlier CROSS JOIN deliveries AS before
+        WHERE earlier.group_id = d.group_id AND earlier.task_id = substr(task.value, 1, instr(task.value, ':') - 1)
+              AND earlier.version < CAST(substr(task.value, instr(task.value, ':') + 1) AS INTEGER)
+              AND before.event_id = earlier.event_id AND before.webhook_id = d.webhook_id AND before.replay_key = ''
+              AND before.group_id || '' = d.group_id AND coalesce(before.finished_at, 0) = 0
+        ORDER BY earlier.version DESC LIMIT 1
+    )
+))
+{_LONGEST_DUE_FIRST}
+"""
+# Within the index alone. `|| ''` keeps it there: the index of all that the webhook was ever sent has them by id.
+PROBE = f"""
+{_QUEUED} WHERE d.id = (
+    SELECT min(id || '') FROM deliveries
+    WHERE webhook_id = ? AND finished_at IS NULL AND coalesce(not_before, 0) <= ?
+) LIMIT ?
+"""
+_READINGS = {Reading.DUE: DUE, Reading.IN_ORDER: IN_ORDER, Reading.PROBE: PROBE}
 NEXT_ATTEMPT = """
 SELECT next_attempt_at FROM deliveries WHERE webhook_id = ? AND finished_at IS NULL AND next_attempt_at > ?
 ORDER BY next_attempt_at LIMIT 1
@@ -42,21 +66,21 @@ ORDER BY next_attempt_at LIMIT 1
 class SqliteLanes(SqlLanes):
     """Implements reading and releasing of `ports.LaneStore`."""
 
-    async def read_lanes(self, limits: Mapping[str, int], *, now: datetime) -> Mapping[str, LaneRead]:
-        return await self._database.read_lanes(_read_lanes(limits, to_ms(now)))
+    async def read_lanes(self, asked: Mapping[str, LaneAsk], *, now: datetime) -> Mapping[str, LaneRead]:
+        return await self._database.read_lanes(_read_lanes(asked, to_ms(now)))
 
     async def release_lanes(self, releases: Sequence[Release]) -> set[str]:
         return await self._database.write_lanes(_release_lanes(releases)) if releases else set()
 
 
-def _read_lanes(limits: Mapping[str, int], now: int) -> Script[Mapping[str, LaneRead]]:
+def _read_lanes(asked: Mapping[str, LaneAsk], now: int) -> Script[Mapping[str, LaneRead]]:
     read: dict[str, LaneRead] = {}
-    for webhook_id, limit in limits.items():
+    for webhook_id, (limit, reading) in asked.items():
         lane = yield fetch(LANE, (webhook_id,))
         if not lane:
             continue
         [(token, pokes)] = lane
-        rows = yield fetch(DUE, (webhook_id, now, limit + 1))  # one more, to know when it is due
+        rows = yield fetch(_READINGS[reading], (webhook_id, now, limit + 1))  # one more, to know when it is due
         after = rows[limit:] or (yield fetch(NEXT_ATTEMPT, (webhook_id, now)))
         deliveries = [queued_from(row[1:]) for row in rows[:limit]]
         read[webhook_id] = LaneRead(token, pokes, deliveries, from_ms(after[0][0]) if after else None)

@@ -294,23 +294,30 @@ def run(connection: sqlite3.Connection, script: Script[T]) -> T:
             elif kind is Kind.EXECUTE:
                 answer = connection.execute(sql, params).rowcount
             else:
-                answer = None
-                if kind is Kind.EXECUTE_MANY:
-                    run_over_rows(connection, sql, params)
-                else:
-                    run_pokes(connection, params)
+                answer = _answer_to(connection, kind, sql, params)
     except StopIteration as end:
         return cast("T", end.value)
 
 
-def run_over_rows(connection: sqlite3.Connection, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+def _answer_to(connection: sqlite3.Connection, kind: Kind, sql: str, params: Any) -> object:
+    if kind is Kind.POKE:
+        run_pokes(connection, params)
+        return None
+    before = connection.total_changes
+    returned = run_over_rows(connection, sql, params)
+    return returned if kind is Kind.FETCH_MANY else connection.total_changes - before
+
+
+def run_over_rows(connection: sqlite3.Connection, sql: str, rows: Sequence[Sequence[Any]]) -> list[Any]:
     """Run a statement over rows: a few in one go, many in powers of two, so that few variants need be kept prepared."""
+    returned: list[Any] = []
     start = 0
     while left := len(rows) - start:
         count = left if left <= FEW_ROWS else min(1 << left.bit_length() - 1, MOST_ROWS)
         part = rows[start : start + count]
-        connection.execute(over_rows(sql, count, len(part[0])), list(chain.from_iterable(part)))
+        returned += connection.execute(over_rows(sql, count, len(part[0])), list(chain.from_iterable(part)))
         start += count
+    return returned
 
 
 def run_pokes(connection: sqlite3.Connection, moments: Mapping[str, int]) -> None:

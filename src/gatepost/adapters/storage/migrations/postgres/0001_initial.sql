@@ -156,9 +156,9 @@ CREATE TABLE events (
     actor_id TEXT,
     origin TEXT NOT NULL,
     hop BIGINT NOT NULL,
-    body BYTEA NOT NULL,
     tasks TEXT NOT NULL, -- that it is about, with their versions after it: tsk_1:7 tsk_2:3
     webhooks_version BIGINT NOT NULL, -- that its webhooks were matched at
+    body BYTEA NOT NULL, -- last, as SQLite reads past it to what follows
     PRIMARY KEY (group_id, id)
 );
 
@@ -170,8 +170,9 @@ CREATE INDEX events_of_group ON events (group_id, created_at) WHERE created_at >
 CREATE TABLE event_tasks (
     group_id TEXT COLLATE "C" NOT NULL,
     task_id TEXT COLLATE "C" NOT NULL,
+    version BIGINT NOT NULL, -- of the task, after the event
     event_id TEXT COLLATE "C" NOT NULL,
-    PRIMARY KEY (group_id, task_id, event_id)
+    PRIMARY KEY (group_id, task_id, version, event_id)
 );
 
 -- ---- webhooks and their lanes -------------------------------------------------------------------------------
@@ -191,8 +192,9 @@ CREATE TABLE webhooks (
     rate_limit_per_second BIGINT,
     ignore_origins TEXT NOT NULL, -- names, with spaces between
     secrets TEXT NOT NULL, -- sealed JSON
-    health TEXT NOT NULL,
+    preserve_task_order BIGINT NOT NULL,
     disabled_reason TEXT,
+    enabled_at BIGINT NOT NULL, -- the last time
     config_version BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL,
@@ -224,7 +226,12 @@ CREATE TABLE lanes (
     token BIGINT NOT NULL DEFAULT 0, -- the fence: raised by each lease
     lease_until BIGINT NOT NULL DEFAULT 0,
     unclean BIGINT NOT NULL DEFAULT 0,
-    "window" BIGINT NOT NULL DEFAULT 1 -- of requests at once; 1 until a first success
+    "window" BIGINT NOT NULL DEFAULT 1, -- of requests at once; 1 until a first success
+    enabled_at BIGINT NOT NULL, -- that of its webhook; what follows is what the lane remembers of its receiver since
+    streak BIGINT NOT NULL DEFAULT 0, -- of failures
+    failing_since BIGINT,
+    suspended_at BIGINT,
+    draining BIGINT NOT NULL DEFAULT 0
 );
 
 -- Free lanes and leased ones apart: to find what can be leased, nobody steps over thousands of leased lanes.
@@ -255,15 +262,17 @@ CREATE TABLE deliveries (
     last_error_class TEXT,
     dead_reason TEXT,
     replay_of TEXT,
-    replay_key TEXT COLLATE "C" NOT NULL, -- '' for the first delivery of an event to a webhook, its own id for a replay
+    -- '' for the first delivery of an event to a webhook; for a replay its own id, or its job's and its original's
+    replay_key TEXT COLLATE "C" NOT NULL,
     created_at BIGINT NOT NULL,
-    finished_at BIGINT
+    finished_at BIGINT,
+    not_before BIGINT -- by the last `Retry-After`
 );
 
 -- At most one delivery of an event to a webhook, replays apart.
 CREATE UNIQUE INDEX deliveries_of_event ON deliveries (event_id, webhook_id, replay_key);
 -- What the engine reads. Unfinished rows only: it stays small, and reading flat, with a million finished rows.
-CREATE INDEX deliveries_unfinished ON deliveries (webhook_id, next_attempt_at, id) WHERE finished_at IS NULL;
+CREATE INDEX deliveries_unfinished ON deliveries (webhook_id, next_attempt_at, id, not_before) WHERE finished_at IS NULL;
 -- What people list, newest first.
 CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, id);
 CREATE INDEX deliveries_of_group ON deliveries (group_id, id);
@@ -273,6 +282,7 @@ CREATE TABLE attempts (
     delivery_id TEXT COLLATE "C" NOT NULL,
     number BIGINT NOT NULL,
     probe BIGINT NOT NULL,
+    probe_key TEXT COLLATE "C" NOT NULL, -- its own id for a probe that failed, '' for all that move their delivery
     id TEXT COLLATE "C" NOT NULL,
     started_at BIGINT NOT NULL,
     duration_us BIGINT NOT NULL,
@@ -285,10 +295,57 @@ CREATE TABLE attempts (
     detail TEXT NOT NULL
 );
 
--- However often an outcome is written, it is there once. A probe has no say in that: it counts for nothing.
-CREATE UNIQUE INDEX attempts_of_delivery ON attempts (delivery_id, number, probe);
+-- However often an outcome is written, it is there once. Probes that failed count for nothing: any number of them.
+CREATE UNIQUE INDEX attempts_of_delivery ON attempts (delivery_id, number, probe_key);
 
 -- Rows here are written once, changed a few times, and then only looked at: dead versions are swept up early, as the
 -- engine's reads step over those at the head of each queue.
 ALTER TABLE lanes SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.1);
 ALTER TABLE deliveries SET (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
+
+-- ---- bulk replays -------------------------------------------------------------------------------------------
+
+CREATE TABLE replay_jobs (
+    id TEXT COLLATE "C" PRIMARY KEY,
+    group_id TEXT COLLATE "C" NOT NULL,
+    webhook_id TEXT COLLATE "C" NOT NULL,
+    wanted_status TEXT,
+    wanted_event TEXT,
+    wanted_from BIGINT,
+    wanted_to BIGINT,
+    total BIGINT NOT NULL, -- of deliveries found when it was made
+    created_at BIGINT NOT NULL,
+    status TEXT NOT NULL, -- running, done, cancelled, failed
+    done BIGINT NOT NULL, -- of deliveries it has come past
+    finished_at BIGINT,
+    after_id TEXT COLLATE "C" NOT NULL DEFAULT '', -- the last delivery it has looked at
+    owner TEXT NOT NULL DEFAULT '', -- '' when nobody has had it yet
+    token BIGINT NOT NULL DEFAULT 0, -- the fence: raised by each lease
+    lease_until BIGINT NOT NULL DEFAULT 0
+);
+
+CREATE INDEX replay_jobs_of_webhook ON replay_jobs (webhook_id, id);
+CREATE INDEX replay_jobs_running ON replay_jobs (id) WHERE status = 'running';
+
+-- ---- counted, and kept for a while --------------------------------------------------------------------------
+
+-- What became of attempts, in buckets of five minutes, apart by the bin that their latency fell into.
+CREATE TABLE stats (
+    webhook_id TEXT COLLATE "C" NOT NULL,
+    at BIGINT NOT NULL,
+    bin BIGINT NOT NULL,
+    delivered BIGINT NOT NULL,
+    failed BIGINT NOT NULL,
+    dead BIGINT NOT NULL,
+    PRIMARY KEY (webhook_id, at, bin)
+);
+
+CREATE INDEX stats_by_age ON stats (at);
+
+-- What one engine at a time does for all.
+CREATE TABLE housekeeping (
+    job TEXT COLLATE "C" PRIMARY KEY,
+    owner TEXT NOT NULL, -- '' when nobody is at it
+    lease_until BIGINT NOT NULL,
+    done_at BIGINT NOT NULL -- the last time
+);

@@ -156,9 +156,9 @@ CREATE TABLE events (
     actor_id TEXT,
     origin TEXT NOT NULL,
     hop INTEGER NOT NULL,
-    body BLOB NOT NULL,
     tasks TEXT NOT NULL, -- that it is about, with their versions after it: tsk_1:7 tsk_2:3
     webhooks_version INTEGER NOT NULL, -- that its webhooks were matched at
+    body BLOB NOT NULL, -- last, as SQLite reads past it to what follows
     PRIMARY KEY (group_id, id)
 );
 
@@ -170,8 +170,9 @@ CREATE INDEX events_of_group ON events (group_id, created_at) WHERE created_at >
 CREATE TABLE event_tasks (
     group_id TEXT NOT NULL,
     task_id TEXT NOT NULL,
+    version INTEGER NOT NULL, -- of the task, after the event
     event_id TEXT NOT NULL,
-    PRIMARY KEY (group_id, task_id, event_id)
+    PRIMARY KEY (group_id, task_id, version, event_id)
 ) WITHOUT ROWID;
 
 -- ---- webhooks and their lanes -------------------------------------------------------------------------------
@@ -191,8 +192,9 @@ CREATE TABLE webhooks (
     rate_limit_per_second INTEGER,
     ignore_origins TEXT NOT NULL, -- names, with spaces between
     secrets TEXT NOT NULL, -- sealed JSON
-    health TEXT NOT NULL,
+    preserve_task_order INTEGER NOT NULL,
     disabled_reason TEXT,
+    enabled_at INTEGER NOT NULL, -- the last time
     config_version INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL,
@@ -224,7 +226,12 @@ CREATE TABLE lanes (
     token INTEGER NOT NULL DEFAULT 0, -- the fence: raised by each lease
     lease_until INTEGER NOT NULL DEFAULT 0,
     unclean INTEGER NOT NULL DEFAULT 0,
-    window INTEGER NOT NULL DEFAULT 1 -- of requests at once; 1 until a first success
+    window INTEGER NOT NULL DEFAULT 1, -- of requests at once; 1 until a first success
+    enabled_at INTEGER NOT NULL, -- that of its webhook; what follows is what the lane remembers of its receiver since
+    streak INTEGER NOT NULL DEFAULT 0, -- of failures
+    failing_since INTEGER,
+    suspended_at INTEGER,
+    draining INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 
 -- Free lanes and leased ones apart: to find what can be leased, nobody steps over thousands of leased lanes.
@@ -255,15 +262,17 @@ CREATE TABLE deliveries (
     last_error_class TEXT,
     dead_reason TEXT,
     replay_of TEXT,
-    replay_key TEXT NOT NULL, -- '' for the first delivery of an event to a webhook, its own id for a replay
+    -- '' for the first delivery of an event to a webhook; for a replay its own id, or its job's and its original's
+    replay_key TEXT NOT NULL,
     created_at INTEGER NOT NULL,
-    finished_at INTEGER
+    finished_at INTEGER,
+    not_before INTEGER -- by the last `Retry-After`
 ) WITHOUT ROWID;
 
 -- At most one delivery of an event to a webhook, replays apart.
 CREATE UNIQUE INDEX deliveries_of_event ON deliveries (event_id, webhook_id, replay_key);
 -- What the engine reads. Unfinished rows only: it stays small, and reading flat, with a million finished rows.
-CREATE INDEX deliveries_unfinished ON deliveries (webhook_id, next_attempt_at, id) WHERE finished_at IS NULL;
+CREATE INDEX deliveries_unfinished ON deliveries (webhook_id, next_attempt_at, id, not_before) WHERE finished_at IS NULL;
 -- What people list, newest first.
 CREATE INDEX deliveries_of_webhook ON deliveries (webhook_id, id);
 CREATE INDEX deliveries_of_group ON deliveries (group_id, id);
@@ -273,6 +282,7 @@ CREATE TABLE attempts (
     delivery_id TEXT NOT NULL,
     number INTEGER NOT NULL,
     probe INTEGER NOT NULL,
+    probe_key TEXT NOT NULL, -- its own id for a probe that failed, '' for all that move their delivery
     id TEXT NOT NULL,
     started_at INTEGER NOT NULL,
     duration_us INTEGER NOT NULL,
@@ -285,5 +295,52 @@ CREATE TABLE attempts (
     detail TEXT NOT NULL
 );
 
--- However often an outcome is written, it is there once. A probe has no say in that: it counts for nothing.
-CREATE UNIQUE INDEX attempts_of_delivery ON attempts (delivery_id, number, probe);
+-- However often an outcome is written, it is there once. Probes that failed count for nothing: any number of them.
+CREATE UNIQUE INDEX attempts_of_delivery ON attempts (delivery_id, number, probe_key);
+
+-- ---- bulk replays -------------------------------------------------------------------------------------------
+
+CREATE TABLE replay_jobs (
+    id TEXT PRIMARY KEY,
+    group_id TEXT NOT NULL,
+    webhook_id TEXT NOT NULL,
+    wanted_status TEXT,
+    wanted_event TEXT,
+    wanted_from INTEGER,
+    wanted_to INTEGER,
+    total INTEGER NOT NULL, -- of deliveries found when it was made
+    created_at INTEGER NOT NULL,
+    status TEXT NOT NULL, -- running, done, cancelled, failed
+    done INTEGER NOT NULL, -- of deliveries it has come past
+    finished_at INTEGER,
+    after_id TEXT NOT NULL DEFAULT '', -- the last delivery it has looked at
+    owner TEXT NOT NULL DEFAULT '', -- '' when nobody has had it yet
+    token INTEGER NOT NULL DEFAULT 0, -- the fence: raised by each lease
+    lease_until INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+
+CREATE INDEX replay_jobs_of_webhook ON replay_jobs (webhook_id, id);
+CREATE INDEX replay_jobs_running ON replay_jobs (id) WHERE status = 'running';
+
+-- ---- counted, and kept for a while --------------------------------------------------------------------------
+
+-- What became of attempts, in buckets of five minutes, apart by the bin that their latency fell into.
+CREATE TABLE stats (
+    webhook_id TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    bin INTEGER NOT NULL,
+    delivered INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    dead INTEGER NOT NULL,
+    PRIMARY KEY (webhook_id, at, bin)
+) WITHOUT ROWID;
+
+CREATE INDEX stats_by_age ON stats (at);
+
+-- What one engine at a time does for all.
+CREATE TABLE housekeeping (
+    job TEXT PRIMARY KEY,
+    owner TEXT NOT NULL, -- '' when nobody is at it
+    lease_until INTEGER NOT NULL,
+    done_at INTEGER NOT NULL -- the last time
+) WITHOUT ROWID;
