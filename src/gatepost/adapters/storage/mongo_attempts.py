@@ -15,12 +15,19 @@ can be made to depend on another, so the lane can be lost between that and the w
 To stamp each delivery with the token when it is read would close that, for a write per read of a lane. It is left open.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
-from gatepost.adapters.storage.mongo_documents import EXHAUSTED, OPEN, attempt_document, progress_fields
+from gatepost.adapters.storage.mongo_disabling import disable
+from gatepost.adapters.storage.mongo_documents import (
+    DISCARDED,
+    EXHAUSTED,
+    OPEN,
+    attempt_document,
+    progress_fields,
+)
 from gatepost.adapters.storage.mongo_driver import (
     NOT_BSON,
     Document,
@@ -31,17 +38,17 @@ from gatepost.adapters.storage.mongo_driver import (
     parts_of,
     said_by,
 )
+from gatepost.adapters.storage.mongo_operator_events import emit_operator_events
+from gatepost.adapters.storage.mongo_webhook_documents import CONDITION_FIELDS, condition_fields
 from gatepost.adapters.storage.recording import without_response
-from gatepost.adapters.storage.rows import to_ms
-from gatepost.domain.deliveries import Attempt
+from gatepost.adapters.storage.rows import NEVER_MS, to_ms
+from gatepost.domain.deliveries import Status
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.outcomes import ErrorClass
 from gatepost.ports import LaneOutcomes, Settled
 
-# Probes count for nothing, but are kept: one in ten minutes, by a clock that goes round in 20 of them. So the newest
-# stay, and a probe that is recorded twice is there once.
-_PROBES = 20
-_PROBE_PERIOD_MS = 10 * 60 * 1000
+_MOST_PROBES = 20  # that failed: they count for nothing, and the newest are kept
+_LANE_FIELDS = dict.fromkeys(("token", "unclean", "window", "hold_until", "enabled_at"), 1) | CONDITION_FIELDS
 
 # What a server says of the document it was given, and would say of it for ever. Whatever else it says, known or not, is
 # about itself, and another time it may take the same document.
@@ -63,18 +70,28 @@ class MongoAttempts:
 async def _record(mongo: Mongo, batch: Sequence[LaneOutcomes]) -> set[str]:
     lanes = await _lanes(mongo, batch)
     standing, lost = _parted(batch, lanes)
+    await _bring_about(mongo, standing)
     try:
         await _write([each for outcomes in standing for each in outcomes.settled], mongo)
     except Unstorable:
         lost |= await _record_singly(mongo, standing)
-    await _clean(mongo, standing, lanes)
+    await _note(mongo, standing, lanes)
     return lost
+
+
+async def _bring_about(mongo: Mongo, standing: Sequence[LaneOutcomes]) -> None:
+    """Write what the outcomes mean for others, before they are recorded: done twice it does no harm."""
+    settled = [(outcomes.webhook_id, each) for outcomes in standing for each in outcomes.settled]
+    await emit_operator_events(mongo, [(event, webhook_id) for webhook_id, each in settled for event in each.events])
+    for webhook_id, each in settled:
+        if each.disabling is not None:
+            await disable(mongo, webhook_id, each.disabling, each.attempt)
 
 
 async def _lanes(mongo: Mongo, batch: Sequence[LaneOutcomes]) -> dict[str, Document]:
     lanes: dict[str, Document] = {}
     for part in parts_of({outcomes.webhook_id for outcomes in batch}):
-        found = await fetch(mongo.lanes.find({"_id": {"$in": part}}, {"token": 1, "unclean": 1, "window": 1}))
+        found = await fetch(mongo.lanes.find({"_id": {"$in": part}}, _LANE_FIELDS))
         lanes |= {lane["_id"]: lane for lane in found}
     return lanes
 
@@ -112,8 +129,10 @@ async def _write_bare(settled: Settled, mongo: Mongo) -> None:
 async def _write(settled: Iterable[Settled], mongo: Mongo) -> None:
     """Raises: Unstorable, for one of them; the others may have been written, and may be written again."""
     for part in _rounds(settled):
+        probes = await _probes_kept(mongo, part)
         try:
-            await mongo.deliveries.bulk_write([_update(each) for each in part], ordered=False)
+            updates = [_update(each, probes.get(each.delivery.id, [])) for each in part]
+            await mongo.deliveries.bulk_write(updates, ordered=False)
         except NOT_BSON as error:
             raise Unstorable(said_by(error)) from error
         except BulkWriteError as error:
@@ -136,44 +155,75 @@ def _rounds(settled: Iterable[Settled]) -> list[list[Settled]]:
     return rounds
 
 
-def _update(settled: Settled) -> UpdateOne:
-    """Raises: UnicodeEncodeError, for half a surrogate pair in a header."""
+async def _probes_kept(mongo: Mongo, settled: Iterable[Settled]) -> dict[str, list[str]]:
+    """Return the ids of the failed probes that deliveries have, the newest first, where there is one more."""
+    probed = [each.delivery for each in settled if _is_failed_probe(each)]
+    kept: dict[str, list[str]] = {}
+    for delivery in probed:
+        key = {"_id": delivery.id, "webhook_id": delivery.webhook_id, "id": delivery.id}
+        found = await mongo.deliveries.find_one(key, {"probes": 1})
+        probes: dict[str, Document] = found["probes"] if found else {}
+        kept[delivery.id] = sorted(probes, key=lambda each: (probes[each]["started_at"], each), reverse=True)
+    return kept
+
+
+def _update(settled: Settled, probes: Sequence[str]) -> UpdateOne:
+    """Return what records an attempt of a delivery that has these failed probes.
+
+    Raises: UnicodeEncodeError, for half a surrogate pair in a header.
+    """
     delivery, attempt = settled.delivery, settled.attempt
+    open_to = [OPEN, DISCARDED] if settled.progress.status is Status.DELIVERED else [OPEN]
     asked: Document = {
         "_id": delivery.id,
         "webhook_id": delivery.webhook_id,
         "id": delivery.id,
         "attempt_count": attempt.number - 1,
-        "open": OPEN,
+        "open": {"$in": open_to},
     }
     if settled.amends:
         # The attempt written ahead of sending may have been the last one: what it finished is open to its amendment.
         # Nor does it take the place of what another owner knows better.
-        written_ahead = {f"{_place_of(attempt)}.error_class": ErrorClass.INTERNAL_ERROR.value}
-        asked |= {"attempt_count": attempt.number, "open": {"$in": [OPEN, EXHAUSTED]}, **written_ahead}
-    changes: Document = {_place_of(attempt): attempt_document(attempt)}
-    # A failed probe counts for nothing and moves nothing; one that got through finishes its delivery.
-    if not attempt.probe or settled.progress.finished_at is not None:
-        changes |= progress_fields(settled.progress)
-    return UpdateOne(asked, {"$set": changes})
+        written_ahead = {f"attempts.{attempt.number}.error_class": ErrorClass.INTERNAL_ERROR.value}
+        asked |= {"attempt_count": attempt.number, "open": {"$in": [*open_to, EXHAUSTED]}, **written_ahead}
+    if _is_failed_probe(settled):  # it moves nothing
+        change: Document = {"$set": {f"probes.{attempt.id}": attempt_document(attempt)}}
+        if attempt.id not in probes and (oldest := probes[_MOST_PROBES - 1 :]):
+            change["$unset"] = {f"probes.{each}": "" for each in oldest}
+        return UpdateOne(asked, change)
+    place = {f"attempts.{attempt.number}": attempt_document(attempt)}
+    return UpdateOne(asked, {"$set": place | progress_fields(settled.progress)})
 
 
-def _place_of(attempt: Attempt) -> str:
-    if not attempt.probe:
-        return f"attempts.{attempt.number}"
-    period = to_ms(attempt.started_at) // _PROBE_PERIOD_MS
-    return f"probes.{period % _PROBES}"
+def _is_failed_probe(settled: Settled) -> bool:
+    """Say whether an attempt counts for nothing; a probe that got through finishes its delivery."""
+    return settled.attempt.probe and settled.progress.finished_at is None
 
 
-async def _clean(mongo: Mongo, standing: Sequence[LaneOutcomes], lanes: Mapping[str, Document]) -> None:
-    """Note that the owner of a lane lives, and the window it has come to, where that is news."""
-    cleaned = [
-        UpdateOne(
-            {"_id": outcomes.webhook_id, "token": outcomes.token},
-            {"$set": {"unclean": 0, "window": outcomes.window}},
-        )
-        for outcomes in standing
-        if lanes[outcomes.webhook_id]["unclean"] or lanes[outcomes.webhook_id]["window"] != outcomes.window
-    ]
-    if cleaned:
-        await mongo.lanes.bulk_write(cleaned, ordered=False)
+# --- lanes ---------------------------------------------------------------------------------------------------
+
+
+async def _note(mongo: Mongo, standing: Sequence[LaneOutcomes], lanes: Mapping[str, Document]) -> None:
+    """Note that the owner of a lane lives, and what it has come to, where that is news."""
+    noted = [each for outcomes in standing for each in _notes(outcomes, lanes[outcomes.webhook_id])]
+    if noted:
+        await mongo.lanes.bulk_write(noted, ordered=False)
+
+
+def _notes(outcomes: LaneOutcomes, lane: Document) -> Iterator[UpdateOne]:
+    ours = {"_id": outcomes.webhook_id, "token": outcomes.token}
+    lives = {"unclean": 0, "window": outcomes.window}
+    if _is_news(lives, lane):
+        yield UpdateOne(ours, {"$set": lives})
+    if outcomes.enabled_at is None:
+        return
+    # Not if the webhook was enabled again since, or disabled.
+    same_epoch = {"enabled_at": to_ms(outcomes.enabled_at), "hold_until": {"$lt": NEVER_MS}}
+    held_until = 0 if outcomes.held_until is None else to_ms(outcomes.held_until)
+    condition = condition_fields(outcomes.condition) | {"hold_until": held_until}
+    if _is_news(condition, lane):
+        yield UpdateOne({**ours, **same_epoch}, {"$set": condition})
+
+
+def _is_news(fields: Document, lane: Document) -> bool:
+    return any(lane[field] != value for field, value in fields.items())

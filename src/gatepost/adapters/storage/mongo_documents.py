@@ -38,8 +38,9 @@ from gatepost.domain.events import Event
 from gatepost.domain.swaps import Swap
 from gatepost.domain.tasks import HistoryEntry, Task
 
-# Whether a delivery is unfinished. What only ran out of attempts is open to the amendment of its last one.
-OPEN, CLOSED, EXHAUSTED = 1, 0, 2
+# Whether a delivery is unfinished. What only ran out of attempts is open to the amendment of its last one, and what was
+# discarded to the success of what was under way.
+OPEN, CLOSED, EXHAUSTED, DISCARDED = 1, 0, 2, 3
 
 _TASK = TASK_COLUMNS.split(", ")
 _HISTORY = HISTORY_COLUMNS.split(", ")
@@ -134,8 +135,11 @@ def event_from_document(document: Mapping[str, Any]) -> Event:
 # --- deliveries ----------------------------------------------------------------------------------------------
 
 
-def delivery_document(delivery: Delivery, *attempts: Attempt) -> Document:
-    """Raises: UnicodeEncodeError, for half a surrogate pair in a header of an attempt."""
+def delivery_document(delivery: Delivery, *attempts: Attempt, tasks: Iterable[tuple[str, int]] = ()) -> Document:
+    """Return a delivery whose place in order its event's tasks give, with their versions; a replay has none.
+
+    Raises: UnicodeEncodeError, for half a surrogate pair in a header of an attempt.
+    """
     # The last value of the row is SQL's key of replays; here the id is the key.
     fields = dict(zip(_DELIVERY, delivery_row(delivery)[:-1], strict=True))
     return {
@@ -143,9 +147,15 @@ def delivery_document(delivery: Delivery, *attempts: Attempt) -> Document:
         **fields,
         **progress_fields(delivery.progress),
         "task_ids": list(delivery.task_ids),
+        "places": [place_of(*each) for each in tasks] if delivery.replay_of is None else [],
         "attempts": {str(attempt.number): attempt_document(attempt) for attempt in attempts},
         "probes": {},
     }
+
+
+def place_of(task_id: str, version: int) -> str:
+    """Return the place that a task's version has among the others, as a text that sorts."""
+    return f"{task_id}/{version:019d}"
 
 
 def delivery_from_document(document: Mapping[str, Any]) -> Delivery:
@@ -154,6 +164,7 @@ def delivery_from_document(document: Mapping[str, Any]) -> Delivery:
         **document,
         "task_ids": to_words(document["task_ids"]),
         "next_attempt_at": None if next_at == NEVER_MS else next_at,
+        "not_before": document["not_before"] or None,
     }
     return delivery_from(_row(fields, _DELIVERY))
 
@@ -161,12 +172,19 @@ def delivery_from_document(document: Mapping[str, Any]) -> Delivery:
 def progress_fields(progress: Progress) -> Document:
     fields = dict(zip(_PROGRESS, progress_values(progress), strict=True))
     next_at = fields["next_attempt_at"]
-    return {**fields, "next_attempt_at": NEVER_MS if next_at is None else next_at, "open": _openness(progress)}
+    return {
+        **fields,
+        "next_attempt_at": NEVER_MS if next_at is None else next_at,
+        "not_before": fields["not_before"] or 0,
+        "open": _openness(progress),
+    }
 
 
 def _openness(progress: Progress) -> int:
     if progress.finished_at is None:
         return OPEN
+    if progress.dead_reason is DeadReason.DISCARDED:
+        return DISCARDED
     return EXHAUSTED if progress.dead_reason is DeadReason.ATTEMPTS_EXHAUSTED else CLOSED
 
 

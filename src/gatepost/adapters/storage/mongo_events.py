@@ -8,28 +8,19 @@ from typing import Any
 
 from gatepost.adapters.storage.mongo_documents import (
     EVENT_FIELDS,
-    event_document,
     event_from_document,
     event_order,
     key_of,
     same,
 )
 from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, insert_new, parts_of
-from gatepost.adapters.storage.mongo_outbox import (
-    NOTHING_WAITS,
-    emitted_entry,
-    relayed,
-    sealed_entry,
-    waits_in_new,
-)
+from gatepost.adapters.storage.mongo_outbox import emitting_document, relayed
+from gatepost.adapters.storage.mongo_subscriptions import MOST_SUBSCRIPTIONS, webhooks_version_of
 from gatepost.adapters.storage.mongo_webhook_documents import subscription_from_revision
-from gatepost.adapters.storage.mongo_webhooks import MOST_SUBSCRIPTIONS, webhooks_version_of
 from gatepost.adapters.storage.paging import page_of_events, parse_event_cursor
 from gatepost.domain.deliveries import Delivery, queued
 from gatepost.domain.events import Event
 from gatepost.ports import EventQuery, Page, RoutedWebhook, Routing, Saved
-
-_PUBLICATION = "publication"  # what its entry is called: the id is chosen by others, and may be no name of a field
 
 _REVISIONS_AT_ONCE = 1_000
 _DELIVERIES_AT_ONCE = 1_000
@@ -60,21 +51,12 @@ async def _publish(
         if await webhooks_version_of(mongo, group_id) != webhooks_version:
             is_there = await mongo.events.find_one(key_of(group_id, event.id), {"_id": 1}) is not None
             return Saved.EXISTS if is_there else Saved.WEBHOOKS_MOVED
-        document = _emitting(event, deliveries, webhooks_version)
+        document = emitting_document(event, deliveries, webhooks_version=webhooks_version)
         if not await insert_new(mongo.events, [document]):
             return Saved.EXISTS
         if await relayed(mongo, mongo.events, document):
             hand_over()
     return Saved.DONE
-
-
-def _emitting(event: Event, deliveries: Sequence[Delivery], webhooks_version: int) -> Document:
-    """Return an event with its deliveries in its own outbox."""
-    document = event_document(event, webhooks_version)
-    if not deliveries:
-        return document | NOTHING_WAITS
-    owed = emitted_entry(event, deliveries, webhooks_version=webhooks_version)["deliveries"]
-    return document | waits_in_new(_PUBLICATION, sealed_entry(deliveries=owed))
 
 
 # --- listing -------------------------------------------------------------------------------------------------

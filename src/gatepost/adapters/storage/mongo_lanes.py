@@ -11,17 +11,15 @@ from typing import Any, NamedTuple
 from pymongo import ReturnDocument
 from pymongo.errors import PyMongoError
 
-from gatepost.adapters.storage.mongo_documents import DELIVERY_FIELDS, OPEN, delivery_from_document
-from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, parts_of, several
+from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, several
 from gatepost.adapters.storage.mongo_owners import room_for
+from gatepost.adapters.storage.mongo_reading import read_lanes, unfinished
 from gatepost.adapters.storage.mongo_sweep import sweep
+from gatepost.adapters.storage.mongo_webhook_documents import condition_from
 from gatepost.adapters.storage.rows import NEVER_MS, from_ms, to_ms
-from gatepost.domain.deliveries import QueuedDelivery, queued
-from gatepost.ports import LaneRead, Leased, LeasedLane, Release
+from gatepost.ports import LaneAsk, LaneRead, Leased, LeasedLane, Release
 
 _MOST_ROUNDS = 3
-
-_DUE_FIRST = [("next_attempt_at", 1), ("id", 1)]
 
 
 class MongoLanes:
@@ -34,8 +32,8 @@ class MongoLanes:
         self._mongo.hand_over.leased({lane.webhook_id for lane in leased.lanes})
         return leased
 
-    async def read_lanes(self, limits: Mapping[str, int], *, now: datetime) -> Mapping[str, LaneRead]:
-        return await self._mongo.read_lanes(_read_lanes(self._mongo, limits, to_ms(now)))
+    async def read_lanes(self, asked: Mapping[str, LaneAsk], *, now: datetime) -> Mapping[str, LaneRead]:
+        return await self._mongo.read_lanes(read_lanes(self._mongo, asked, to_ms(now)))
 
     async def release_lanes(self, releases: Sequence[Release]) -> set[str]:
         return await self._mongo.write_lanes(_release_lanes(self._mongo, releases))
@@ -124,62 +122,13 @@ async def _take(mongo: Mongo, wish: _Wish, found: Mapping[str, Any]) -> LeasedLa
     )
     if lane is None:
         return None
-    return LeasedLane(lane["_id"], lane["token"], lane["pokes"], lane["unclean"], lane["window"])
+    return LeasedLane(lane["_id"], lane["token"], lane["pokes"], lane["unclean"], lane["window"], condition_from(lane))
 
 
 async def _next_due_at(mongo: Mongo, wish: _Wish) -> datetime | None:
     asked = {"free": 1, "due_at": {"$gt": wish.now}, "hold_until": {"$lte": wish.now}}
     found = await fetch(mongo.lanes.find(asked, {"due_at": 1}).sort("due_at", 1).limit(1))
     return from_ms(found[0]["due_at"]) if found and found[0]["due_at"] < NEVER_MS else None
-
-
-# --- reading -------------------------------------------------------------------------------------------------
-
-
-async def _read_lanes(mongo: Mongo, limits: Mapping[str, int], now: int) -> dict[str, LaneRead]:
-    # The counters first: a poke after that is for what a read may have missed.
-    lanes = [
-        lane
-        for part in parts_of(limits)
-        for lane in await fetch(mongo.lanes.find({"_id": {"$in": part}}, {"token": 1, "pokes": 1}))
-    ]
-    queues = await several(lambda lane: _unfinished(mongo, lane["_id"], limits[lane["_id"]] + 1), lanes)
-    due = [[each for each in queue if each["next_attempt_at"] <= now] for queue in queues]
-    due = [queue[: limits[lane["_id"]]] for lane, queue in zip(lanes, due, strict=True)]
-    events = await _events(mongo, [each for queue in due for each in queue])
-    return {
-        lane["_id"]: LaneRead(
-            lane["token"],
-            lane["pokes"],
-            [_queued(each, events[_event_of(each)]) for each in its_due if _event_of(each) in events],
-            from_ms(queue[len(its_due)]["next_attempt_at"]) if len(queue) > len(its_due) else None,
-        )
-        for lane, queue, its_due in zip(lanes, queues, due, strict=True)
-    }
-
-
-def _queued(document: Mapping[str, Any], event: Mapping[str, Any]) -> QueuedDelivery:
-    return queued(delivery_from_document(document), body=event["body"], hop=event["hop"])
-
-
-async def _unfinished(mongo: Mongo, webhook_id: str, limit: int) -> list[Document]:
-    """Return the unfinished deliveries of a lane, due or not: whoever comes after the due ones is the next."""
-    asked = {"webhook_id": webhook_id, "open": OPEN}
-    return await fetch(mongo.deliveries.find(asked, DELIVERY_FIELDS).sort(_DUE_FIRST).limit(limit))
-
-
-async def _events(mongo: Mongo, deliveries: Sequence[Mapping[str, Any]]) -> dict[str, Document]:
-    """Return the events of deliveries, each once: that is where the bodies are."""
-    found: dict[str, Document] = {}
-    for part in parts_of({_event_of(each) for each in deliveries}):
-        groups = sorted({event_id.partition("/")[0] for event_id in part})  # for the shard key
-        asked = {"_id": {"$in": part}, "group_id": {"$in": groups}}
-        found |= {each["_id"]: each for each in await fetch(mongo.events.find(asked, {"body": 1, "hop": 1}))}
-    return found
-
-
-def _event_of(delivery: Mapping[str, Any]) -> str:
-    return f"{delivery['group_id']}/{delivery['event_id']}"
 
 
 # --- releasing -----------------------------------------------------------------------------------------------
@@ -200,7 +149,7 @@ async def _release(mongo: Mongo, release: Release) -> bool:
     free: Document = {"owner": "", "free": 1, "lease_until": 0}
     held = {"_id": release.webhook_id, "token": release.token}
     if release.pokes is not None:
-        next_up = await _unfinished(mongo, release.webhook_id, 1)
+        next_up = await unfinished(mongo, release.webhook_id, 1)
         free["due_at"] = next_up[0]["next_attempt_at"] if next_up else NEVER_MS
         held["pokes"] = release.pokes
     return (await mongo.lanes.update_one(held, {"$set": free})).matched_count == 1

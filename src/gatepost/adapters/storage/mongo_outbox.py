@@ -5,8 +5,8 @@ MongoDB changes one document at a time. So the document that a change is about t
 the commit. What follows copies it to where it is read, and anybody may do it, any number of times, at the same moment:
 every copy is an insert under an `_id` that is known, and one that is there is done.
 
-Three kinds of documents emit: a task that changes, a swap that is approved (`mongo_swaps.py`), and a published event,
-which is there itself and brings its deliveries along.
+Three kinds of documents emit: a task that changes, a swap that is approved (`mongo_swaps.py`), and an event that comes
+of neither, be it published or an operator's: it is there itself and brings its deliveries along.
 
 Copied are: event, history, deliveries; then the lanes are poked; then the tasks that a swap changes are written; then
 the entry is taken out of the outbox. Whoever dies in between leaves `pending_events` above 0, which the next change of
@@ -37,6 +37,8 @@ log = structlog.get_logger()
 MOST_PENDING_EVENTS = 50
 MOST_PENDING_BYTES = 1024 * 1024
 
+_PUBLICATION = "publication"  # what such an entry is called: ids are chosen by others, and may be no names of fields
+
 OUTBOX_FIELDS = {"_id": 1, "group_id": 1, "id": 1, "pending_events": 1, "outbox": 1}
 
 
@@ -44,8 +46,17 @@ def emitted_entry(event: Event, deliveries: Sequence[Delivery], *, webhooks_vers
     """Return what an event puts into the outbox of the document that emits it."""
     return {
         "events": [event_document(event, webhooks_version) | NOTHING_WAITS],
-        "deliveries": [delivery_document(each) for each in deliveries],
+        "deliveries": [delivery_document(each, tasks=event.tasks) for each in deliveries],
     }
+
+
+def emitting_document(event: Event, deliveries: Sequence[Delivery], *, webhooks_version: int) -> Document:
+    """Return an event that nothing but itself emits, with its deliveries in its own outbox."""
+    document = event_document(event, webhooks_version)
+    if not deliveries:
+        return document | NOTHING_WAITS
+    owed = emitted_entry(event, deliveries, webhooks_version=webhooks_version)["deliveries"]
+    return document | waits_in_new(_PUBLICATION, sealed_entry(deliveries=owed))
 
 
 def history_rows(*lines: tuple[Task, HistoryEntry]) -> list[Document]:

@@ -72,7 +72,7 @@ from gatepost.adapters.storage.mongo_outbox import (
     sealed_entry,
     waits_from_now_on,
 )
-from gatepost.adapters.storage.mongo_webhooks import webhooks_version_of
+from gatepost.adapters.storage.mongo_subscriptions import webhooks_version_of
 from gatepost.adapters.storage.paging import page_of
 from gatepost.adapters.storage.rows import to_ms, to_ms_or_none
 from gatepost.domain.deliveries import Delivery, queued

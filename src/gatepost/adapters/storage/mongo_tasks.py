@@ -41,7 +41,7 @@ from gatepost.adapters.storage.mongo_outbox import (
     waits_from_now_on,
     waits_in_new,
 )
-from gatepost.adapters.storage.mongo_webhooks import webhooks_version_of
+from gatepost.adapters.storage.mongo_subscriptions import webhooks_version_of
 from gatepost.adapters.storage.paging import AFTER_ALL, page_of
 from gatepost.adapters.storage.rows import searched_in
 from gatepost.domain.deliveries import Delivery, queued

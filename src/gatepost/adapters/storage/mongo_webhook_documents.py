@@ -5,10 +5,11 @@ from typing import Any
 
 from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.storage.mongo_driver import Document
-from gatepost.adapters.storage.rows import NEVER_MS, from_ms, target_of, to_ms
+from gatepost.adapters.storage.rows import NEVER_MS, from_ms, target_of, to_ms, to_ms_or_none
 from gatepost.adapters.storage.sealing import headers_from, sealed_headers, sealed_secrets, secrets_from
+from gatepost.domain.health import WELL, Condition, DisabledReason
 from gatepost.domain.retry import RetryPolicy
-from gatepost.domain.webhooks import Health, Subscription, Webhook
+from gatepost.domain.webhooks import Subscription, Webhook
 
 # A deleted webhook stays, for the deliveries that name it; once it is buried the sweep looks at it no more.
 DELETED, BURIED = 1, 2
@@ -32,23 +33,29 @@ def webhook_document(box: SecretBox, webhook: Webhook) -> Document:
         "timeout_seconds": webhook.timeout_seconds,
         "max_concurrency": webhook.max_concurrency,
         "rate_limit_per_second": webhook.rate_limit_per_second,
+        "preserve_task_order": int(webhook.preserve_task_order),
         "ignore_origins": list(webhook.ignore_origins),
         "secrets": sealed_secrets(box, webhook),
-        "health": webhook.health.value,
-        "disabled_reason": webhook.disabled_reason,
+        "disabled_reason": webhook.disabled_reason and webhook.disabled_reason.value,
+        "enabled_at": to_ms(webhook.enabled_at),
         "config_version": webhook.config_version,
         "created_at": to_ms(webhook.created_at),
         "updated_at": to_ms(webhook.updated_at),
         "deleted": 0,
         "deleted_at": 0,
         "rev": webhook.config_version,
+        "enabled_rev": webhook.config_version,  # the `rev` that enabled it last
         "asks_since": webhook.config_version,  # the `rev` from which on it asks for just that
         "told": 0,
+        "news": {},  # events that tell of it, until they are told
     }
 
 
-def webhook_from_document(box: SecretBox, document: Mapping[str, Any]) -> Webhook:
-    webhook_id, group_id = document["_id"], document["group_id"]
+def webhook_from_document(
+    box: SecretBox, document: Mapping[str, Any], lane: Mapping[str, Any] | None = None
+) -> Webhook:
+    """Return the webhook, with the condition that its lane has noted, if that is given."""
+    webhook_id, group_id, reason = document["_id"], document["group_id"], document["disabled_reason"]
     return Webhook(
         id=webhook_id,
         group_id=group_id,
@@ -61,13 +68,15 @@ def webhook_from_document(box: SecretBox, document: Mapping[str, Any]) -> Webhoo
         timeout_seconds=document["timeout_seconds"],
         max_concurrency=document["max_concurrency"],
         rate_limit_per_second=document["rate_limit_per_second"],
+        preserve_task_order=bool(document["preserve_task_order"]),
         ignore_origins=tuple(document["ignore_origins"]),
         secrets=secrets_from(box, document["secrets"], webhook_id, group_id),
-        health=Health(document["health"]),
-        disabled_reason=document["disabled_reason"],
+        disabled_reason=DisabledReason(reason) if reason else None,
+        enabled_at=from_ms(document["enabled_at"]),
         config_version=document["config_version"],
         created_at=from_ms(document["created_at"]),
         updated_at=from_ms(document["updated_at"]),
+        condition=condition_from(lane) if lane else WELL,
     )
 
 
@@ -83,13 +92,17 @@ def subscription_from_document(document: Mapping[str, Any]) -> Subscription:
 
 # What a webhook asks for; when this changes there is a new revision.
 _ASKED = ("enabled", "events", "ignore_origins")
-ASKED_FIELDS = dict.fromkeys((*_ASKED, "asks_since"), 1)
+ASKED_FIELDS = dict.fromkeys((*_ASKED, "asks_since", "enabled_rev"), 1)
 
 
-def asks_since(webhook: Mapping[str, Any], before: Mapping[str, Any]) -> int:
-    """Return since which `rev` an edited webhook asks for what it does."""
+def asked_since(webhook: Mapping[str, Any], before: Mapping[str, Any]) -> Document:
+    """Return since which `rev` an edited webhook asks for what it does, and which enabled it last."""
     is_same = all(webhook[field] == before[field] for field in _ASKED)
-    return int(before["asks_since"] if is_same else webhook["rev"])
+    is_enabled = webhook["enabled"] and not before["enabled"]
+    return {
+        "asks_since": before["asks_since"] if is_same else webhook["rev"],
+        "enabled_rev": webhook["rev"] if is_enabled else before["enabled_rev"],
+    }
 
 
 def revision_document(webhook: Mapping[str, Any], from_version: int) -> Document:
@@ -128,4 +141,29 @@ def lane_document(webhook: Mapping[str, Any]) -> Document:
         "unclean": 0,
         "window": 1,  # of requests at once; 1 until a first success
         "rev": webhook["rev"],  # of the webhook that `hold_until` follows from
+        "enabled_at": webhook["enabled_at"],  # a condition from before that is not kept
+        "enabled_rev": webhook["enabled_rev"],
+        **condition_fields(WELL),
     }
+
+
+def condition_fields(condition: Condition) -> Document:
+    return {
+        "streak": condition.streak,
+        "failing_since": to_ms_or_none(condition.failing_since) or 0,
+        "suspended_at": to_ms_or_none(condition.suspended_at) or 0,
+        "draining": int(condition.draining),
+    }
+
+
+CONDITION_FIELDS = dict.fromkeys(condition_fields(WELL), 1)
+
+
+def condition_from(lane: Mapping[str, Any]) -> Condition:
+    since, suspended_at = lane["failing_since"], lane["suspended_at"]
+    return Condition(
+        lane["streak"],
+        from_ms(since) if since else None,
+        from_ms(suspended_at) if suspended_at else None,
+        bool(lane["draining"]),
+    )

@@ -23,29 +23,30 @@ import structlog
 from pymongo import ReturnDocument
 
 from gatepost.adapters.secretbox import SecretBox
+from gatepost.adapters.storage.mongo_documents import event_from_document
 from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, insert_new, parts_of
+from gatepost.adapters.storage.mongo_operator_events import emit_operator_events
 from gatepost.adapters.storage.mongo_quotas import reserved
+from gatepost.adapters.storage.mongo_subscriptions import subscriptions_of
 from gatepost.adapters.storage.mongo_webhook_documents import (
     ASKED_FIELDS,
+    CONDITION_FIELDS,
     DELETED,
     DELETED_REV,
-    SUBSCRIPTION_FIELDS,
-    asks_since,
+    asked_since,
+    condition_fields,
     lane_document,
     revision_document,
-    subscription_from_document,
     webhook_document,
     webhook_from_document,
 )
 from gatepost.adapters.storage.paging import page_of
 from gatepost.adapters.storage.rows import NEVER_MS, to_ms
+from gatepost.domain.health import WELL
 from gatepost.domain.webhooks import Webhook
 from gatepost.ports import LaneMark, Page, Saved, Subscriptions
 
 log = structlog.get_logger()
-
-MOST_SUBSCRIPTIONS = 10_000  # quotas are far below
-_MOST_ROUNDS = 5  # of reading them while others edit; an emit matched against the last is refused, and matches again
 
 
 class MongoWebhooks:
@@ -55,7 +56,7 @@ class MongoWebhooks:
     _box: SecretBox
 
     async def subscriptions(self, group_id: str) -> Subscriptions:
-        return await self._mongo.read(_subscriptions(self._mongo, group_id))
+        return await self._mongo.read(subscriptions_of(self._mongo, group_id))
 
     async def webhook(self, group_id: str, webhook_id: str) -> Webhook | None:
         return await self._mongo.read(_webhook(self._mongo, self._box, group_id, webhook_id))
@@ -79,29 +80,12 @@ class MongoWebhooks:
         return await self._mongo.read_lanes(_webhooks_to_serve(self._mongo, self._box, webhook_ids))
 
 
-async def webhooks_version_of(mongo: Mongo, group_id: str) -> int:
-    """Return the version of a group's subscriptions; 0 until it has had a webhook."""
-    group = await mongo.groups.find_one({"_id": group_id}, {"webhooks_version": 1})
-    return group["webhooks_version"] if group else 0
-
-
-async def _subscriptions(mongo: Mongo, group_id: str) -> Subscriptions:
-    # The version first: items newer than it make an emit match again, items older than it would be believed. Read once
-    # more after them, it tells whether they are all of one version.
-    asked = {"group_id": group_id, "deleted": 0}
-    version = await webhooks_version_of(mongo, group_id)
-    rounds = 0
-    while True:
-        found = await fetch(mongo.webhooks.find(asked, SUBSCRIPTION_FIELDS).sort("id", 1).limit(MOST_SUBSCRIPTIONS))
-        after, rounds = await webhooks_version_of(mongo, group_id), rounds + 1
-        if after == version or rounds == _MOST_ROUNDS:
-            return Subscriptions(version, tuple(subscription_from_document(each) for each in found))
-        version = after
-
-
 async def _webhook(mongo: Mongo, box: SecretBox, group_id: str, webhook_id: str) -> Webhook | None:
     found = await mongo.webhooks.find_one({"_id": webhook_id, "group_id": group_id, "deleted": 0})
-    return webhook_from_document(box, found) if found else None
+    if found is None:
+        return None
+    lanes = await _conditions(mongo, [webhook_id])
+    return webhook_from_document(box, found, lanes.get(webhook_id))
 
 
 async def _webhooks(mongo: Mongo, box: SecretBox, group_id: str, limit: int, before: str | None) -> Page[Webhook]:
@@ -109,13 +93,25 @@ async def _webhooks(mongo: Mongo, box: SecretBox, group_id: str, limit: int, bef
     if before is not None:
         asked["id"] = {"$lt": before}
     found = await fetch(mongo.webhooks.find(asked).sort("id", -1).limit(limit + 1))
-    return page_of([webhook_from_document(box, each) for each in found], limit)
+    lanes = await _conditions(mongo, [each["_id"] for each in found])
+    return page_of([webhook_from_document(box, each, lanes.get(each["_id"])) for each in found], limit)
+
+
+async def _conditions(mongo: Mongo, webhook_ids: Sequence[str]) -> dict[str, Document]:
+    """Return what the lanes of webhooks have noted of their receivers."""
+    lanes: dict[str, Document] = {}
+    for part in parts_of(webhook_ids):
+        found = await fetch(mongo.lanes.find({"_id": {"$in": part}}, CONDITION_FIELDS))
+        lanes |= {lane["_id"]: lane for lane in found}
+    return lanes
 
 
 # --- writing -------------------------------------------------------------------------------------------------
 
 
-TOLD_FIELDS = ASKED_FIELDS | {"id": 1, "group_id": 1, "deleted": 1, "rev": 1, "told": 1}  # what is told of a webhook
+_TOLD = ("id", "group_id", "deleted", "rev", "told", "enabled_at", "enabled_rev", "news")
+TOLD_FIELDS = ASKED_FIELDS | dict.fromkeys(_TOLD, 1)  # what is told of a webhook
+_NEVER_EDITED = ("_id", "id", "group_id", "deleted", "news")
 
 
 async def _add(mongo: Mongo, group_id: str, webhook: Document, quota: int) -> Saved:
@@ -137,12 +133,16 @@ async def _save(mongo: Mongo, group_id: str, webhook: Document) -> Saved:
     before = await mongo.webhooks.find_one(stored, ASKED_FIELDS)
     if before is None:
         return Saved.STALE
-    webhook = {**webhook, "asks_since": asks_since(webhook, before)}
-    fields = {field: value for field, value in webhook.items() if field not in ("_id", "id", "group_id", "deleted")}
-    saved = await mongo.webhooks.update_one(stored, {"$set": fields})
-    if not saved.matched_count:
+    webhook = {**webhook, **asked_since(webhook, before)}
+    saved = await mongo.webhooks.find_one_and_update(
+        stored,
+        {"$set": {field: value for field, value in webhook.items() if field not in _NEVER_EDITED}},
+        projection=TOLD_FIELDS,
+        return_document=ReturnDocument.AFTER,
+    )
+    if saved is None:
         return Saved.STALE
-    await tell(mongo, webhook, now=webhook["updated_at"])
+    await tell(mongo, saved, now=webhook["updated_at"])
     return Saved.DONE
 
 
@@ -166,18 +166,10 @@ async def tell(mongo: Mongo, webhook: Mapping[str, Any], *, now: int) -> None:
     """Do what follows from a webhook's write; done twice it does no harm.
 
     Its lane is held or freed, and poked: whoever has it looks again. Its group's version is raised, and what it asks
-    for from that version on is noted, unless it is what it asked for before.
+    for from that version on is noted, unless it is what it asked for before. Then the group hears its news.
     """
     webhook_id, rev = webhook["id"], webhook["rev"]
-    is_live = webhook["enabled"] and not webhook["deleted"]
-    await mongo.lanes.update_one(
-        {"_id": webhook_id, "rev": {"$lt": rev}},
-        {
-            "$set": {"hold_until": 0 if is_live else NEVER_MS, "rev": rev},
-            "$inc": {"pokes": 1},
-            "$min": {"due_at": now},
-        },
-    )
+    await _tell_lane(mongo, webhook, now)
     change: Document = {"$inc": {"webhooks_version": 1}}
     if webhook["deleted"]:
         change["$unset"] = {f"live.{webhook_id}": ""}  # it counts against the quota no more
@@ -189,7 +181,20 @@ async def tell(mongo: Mongo, webhook: Mapping[str, Any], *, now: int) -> None:
     )
     if group is not None:
         await insert_new(mongo.webhook_revisions, [revision_document(webhook, group["webhooks_version"])])
-    await mongo.webhooks.update_one({"_id": webhook_id, "rev": rev}, {"$set": {"told": 1}})
+    await emit_operator_events(mongo, [(event_from_document(each), webhook_id) for each in webhook["news"].values()])
+    await mongo.webhooks.update_one({"_id": webhook_id, "rev": rev}, {"$set": {"told": 1, "news": {}}})
+
+
+async def _tell_lane(mongo: Mongo, webhook: Mapping[str, Any], now: int) -> None:
+    """Hold or free the lane of a webhook, and poke it; one that was enabled again has nothing against its receiver."""
+    is_live = webhook["enabled"] and not webhook["deleted"]
+    older = {"_id": webhook["id"], "rev": {"$lt": webhook["rev"]}}
+    held = {"hold_until": 0 if is_live else NEVER_MS, "rev": webhook["rev"]}
+    well = {field: webhook[field] for field in ("enabled_at", "enabled_rev")} | condition_fields(WELL)
+    poked: Document = {"$inc": {"pokes": 1}, "$min": {"due_at": now}}
+    enabled_since = {**older, "enabled_rev": {"$lt": webhook["enabled_rev"]}}
+    if not (await mongo.lanes.update_one(enabled_since, {"$set": {**held, **well}, **poked})).matched_count:
+        await mongo.lanes.update_one(older, {"$set": held, **poked})
 
 
 # --- the engine's view ---------------------------------------------------------------------------------------

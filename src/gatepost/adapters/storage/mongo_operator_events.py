@@ -1,0 +1,43 @@
+"""Operator events in MongoDB: what an attempt has brought about for others than its delivery.
+
+They are written before the attempt is, as no write of one document can be made to depend on another: whoever dies in
+between leaves an attempt that is recorded again, or made again, and never news that nobody hears. Written again, with
+the same ids, they are there already.
+
+An event's own document is its commit, as with those that are published, and its deliveries wait in its own outbox.
+"""
+
+from collections.abc import Iterable
+
+from gatepost.adapters.storage.mongo_driver import Document, Mongo, insert_new
+from gatepost.adapters.storage.mongo_outbox import emitting_document, relayed
+from gatepost.adapters.storage.mongo_subscriptions import subscriptions_of
+from gatepost.domain.deliveries import QueuedDelivery, queued
+from gatepost.domain.events import Event
+from gatepost.domain.operator_events import owed_to
+
+AboutWebhook = tuple[Event, str]  # an event, and the id of the webhook that it tells of
+
+
+async def emit_operator_events(mongo: Mongo, told: Iterable[AboutWebhook]) -> None:
+    """Emit events that are not there yet to who wants them now."""
+    by_group: dict[str, list[AboutWebhook]] = {}
+    for event, webhook_id in told:
+        by_group.setdefault(event.group_id, []).append((event, webhook_id))
+    for group_id, its_events in by_group.items():
+        await _emit(mongo, group_id, its_events)
+
+
+async def _emit(mongo: Mongo, group_id: str, told: Iterable[AboutWebhook]) -> None:
+    subscriptions = await subscriptions_of(mongo, group_id)
+    documents: list[Document] = []
+    emitted: list[QueuedDelivery] = []
+    for event, webhook_id in told:
+        deliveries = owed_to(subscriptions.items, event, about=webhook_id)
+        documents.append(emitting_document(event, deliveries, webhooks_version=subscriptions.version))
+        emitted += [queued(each, body=event.body, hop=event.hop) for each in deliveries]
+    with mongo.hand_over.emission(emitted) as hand_over:
+        new = await insert_new(mongo.events, documents)
+        waiting = [each for each in new if each["pending_events"]]
+        if all([await relayed(mongo, mongo.events, each) for each in waiting]):
+            hand_over()
