@@ -183,6 +183,7 @@ def test_retry_after_on_429_and_503_lengthens_the_wait_and_never_shortens_it(
     progress = after_attempt(1, outcome, POLICY, now=LATER, spread=0.0)
 
     assert progress.next_attempt_at == LATER + timedelta(seconds=waited)
+    assert progress.not_before == (progress.next_attempt_at if waited > 5 else None)
 
 
 @given(st.text(max_size=20) | st.integers(-10, 10**12).map(str), st.floats(0, 1, exclude_max=True))
