@@ -40,6 +40,7 @@ from gatepost.services.groups import Groups
 from gatepost.services.keys import Keys, NewKey
 from gatepost.services.matcher import Matcher
 from gatepost.services.people import NewUser, People
+from gatepost.services.replays import Replays
 from gatepost.services.requests import Requests
 from gatepost.services.swaps import Swaps
 from gatepost.services.tasks import Tasks
@@ -261,11 +262,13 @@ def _api(parts: Parts, hints: EngineHints, *, ready: Callable[[], bool]) -> "tup
             store,
             store,
             sender=parts.sender,
+            hints=hints,
             target_policy=parts.target_policy,
             clock=clock,
             chance=chance,
             user_agent=USER_AGENT,
         ),
+        replays=Replays(store, store, clock),
     )
     peers = Peers(parts.settings.trusted_proxies, parts.settings.public_url)
     return create_app(services, clock=clock, ready=ready, peers=peers), services

@@ -31,6 +31,7 @@ from gatepost.services.groups import Groups
 from gatepost.services.keys import Keys
 from gatepost.services.matcher import Matcher
 from gatepost.services.people import People
+from gatepost.services.replays import Replays
 from gatepost.services.requests import Requests
 from gatepost.services.swaps import Swaps
 from gatepost.services.tasks import Tasks
@@ -161,8 +162,16 @@ async def opened_api(
         events=Events(store, emitter),
         webhooks=Webhooks(store, hints=hints, target_policy=POLICY, clock=clock, quota=5),
         deliveries=Deliveries(
-            store, store, sender=sender, target_policy=POLICY, clock=clock, chance=chance, user_agent=USER_AGENT
+            store,
+            store,
+            sender=sender,
+            hints=hints,
+            target_policy=POLICY,
+            clock=clock,
+            chance=chance,
+            user_agent=USER_AGENT,
         ),
+        replays=Replays(store, store, clock),
     )
     app = create_app(services, clock=clock, ready=lambda: True, peers=peers)
     transport = httpx2.ASGITransport(app=app)

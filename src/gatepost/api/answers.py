@@ -14,9 +14,10 @@ from gatepost.domain.deliveries import Attempt, Delivery
 from gatepost.domain.errors import invalid
 from gatepost.domain.events import Event, Json, rfc3339, rfc3339_or_none
 from gatepost.domain.outcomes import Response, error_class_of, response_of
+from gatepost.domain.replays import ReplayJob
 from gatepost.domain.tasks import HistoryEntry
 from gatepost.domain.webhooks import Webhook
-from gatepost.ports import Page
+from gatepost.ports import Page, Replayable
 from gatepost.services.deliveries import SentTest, ShownDelivery, ShownRequest
 from gatepost.services.events import EventRoutes, Route
 from gatepost.services.tasks import TaskRecord
@@ -70,7 +71,7 @@ def webhook_json(webhook: Webhook) -> Json:
         "timeoutSeconds": webhook.timeout_seconds,
         "maxConcurrency": webhook.max_concurrency,
         "rateLimitPerSecond": webhook.rate_limit_per_second,
-        "preserveTaskOrder": False,
+        "preserveTaskOrder": webhook.preserve_task_order,
         "ignoreOrigins": list(webhook.ignore_origins),
         "health": webhook.health,
         "disabledReason": webhook.disabled_reason,
@@ -132,6 +133,30 @@ def sent_test_json(sent: SentTest) -> Json:
         "request": _request_json(sent.request),
         "response": None if response is None else _response_json(response),
         "errorClass": error_class_of(sent.outcome),
+    }
+
+
+def replay_preview_json(found: Replayable) -> Json:
+    return {"count": found.count, "sample": [delivery_json(delivery) for delivery in found.sample]}
+
+
+def replay_job_json(job: ReplayJob) -> Json:
+    wanted = job.filter
+    return {
+        "id": job.id,
+        "groupId": job.group_id,
+        "webhookId": job.webhook_id,
+        "status": job.status,
+        "total": job.total,
+        "done": job.done,
+        "createdAt": rfc3339(job.created_at),
+        "finishedAt": rfc3339_or_none(job.finished_at),
+        "filter": {
+            "status": wanted.status,
+            "event": wanted.event,
+            "from": rfc3339_or_none(wanted.created_from),
+            "to": rfc3339_or_none(wanted.created_to),
+        },
     }
 
 

@@ -22,6 +22,7 @@ from gatepost.services.events import Events
 from gatepost.services.groups import Groups
 from gatepost.services.keys import Keys
 from gatepost.services.people import People
+from gatepost.services.replays import Replays
 from gatepost.services.requests import Requests
 from gatepost.services.swaps import Swaps
 from gatepost.services.tasks import Tasks
@@ -49,6 +50,7 @@ class Services:
     events: Events
     webhooks: Webhooks
     deliveries: Deliveries
+    replays: Replays
 
     async def close(self) -> None:
         """Write what is still waiting to be written."""

@@ -1,4 +1,4 @@
-"""What admins do with deliveries: look at them, replay one, and send a test."""
+"""What admins do with deliveries: look at them, replay one, give up what waits, and send a test."""
 
 import asyncio
 import math
@@ -24,6 +24,7 @@ from gatepost.ports import (
     DeliveryQuery,
     Draws,
     Dropped,
+    EngineHints,
     Outgoing,
     Page,
     Saved,
@@ -79,6 +80,7 @@ class Deliveries:
         webhooks: WebhookStore,
         *,
         sender: Sender,
+        hints: EngineHints,
         target_policy: TargetPolicy,
         clock: Clock,
         chance: Chance,
@@ -87,6 +89,7 @@ class Deliveries:
         self._log = log
         self._webhooks = webhooks
         self._sender = sender
+        self._hints = hints
         self._target_policy = target_policy
         self._clock = clock
         self._chance = chance
@@ -120,6 +123,13 @@ class Deliveries:
         if await self._log.add_replay(group_id, replay) is not Saved.DONE:
             raise PayloadExpired("the event of this delivery is no longer kept")
         return replay
+
+    async def discard_backlog(self, group_id: str, webhook_id: str) -> int:
+        """Give up everything that waits to be sent to a webhook; return how much that was."""
+        await existing(self._webhooks, group_id, webhook_id)
+        discarded = await self._log.discard_backlog(group_id, webhook_id, now=self._clock.now())
+        self._hints.webhook_changed(webhook_id)
+        return discarded
 
     async def send_test(self, caller: Caller, webhook_id: str, event: str = TEST_EVENT) -> SentTest:
         """Send a sample event now, once, whether the webhook is enabled or not, and log it.

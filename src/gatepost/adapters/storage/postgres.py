@@ -30,7 +30,10 @@ from gatepost.adapters.storage.sql_groups import SqlGroups
 from gatepost.adapters.storage.sql_keys import SqlKeys
 from gatepost.adapters.storage.sql_owners import SqlOwners
 from gatepost.adapters.storage.sql_people import SqlPeople
+from gatepost.adapters.storage.sql_replays import SqlReplays
 from gatepost.adapters.storage.sql_requests import SqlRequests
+from gatepost.adapters.storage.sql_retention import SqlRetention
+from gatepost.adapters.storage.sql_stats import SqlStats
 from gatepost.adapters.storage.sql_swaps import SqlSwaps
 from gatepost.adapters.storage.sql_tasks import SqlTasks
 from gatepost.adapters.storage.sql_webhooks import SqlWebhooks
@@ -54,9 +57,12 @@ class PostgresStore(
     SqlEvents,
     SqlWebhooks,
     SqlDeliveries,
+    SqlReplays,
     PostgresLanes,
     SqlAttempts,
     SqlOwners,
+    SqlStats,
+    SqlRetention,
 ):
     """Implements every store of `ports`.
 

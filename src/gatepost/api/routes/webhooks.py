@@ -126,6 +126,16 @@ async def finalize_webhook_rotation(call: AdminCall, webhook_id: WebhookId) -> A
 
 
 @router.post(
+    "/api/integrations/webhooks/{webhookId}/discard-backlog",
+    operation_id="discardWebhookBacklog",
+    summary="Give up everything that waits to be sent: it becomes dead letters",
+    response_model=schemas.BacklogDiscarded,
+)
+async def discard_webhook_backlog(call: AdminCall, webhook_id: WebhookId) -> Any:
+    return {"discarded": await call.services.deliveries.discard_backlog(call.group_id, webhook_id)}
+
+
+@router.post(
     "/api/integrations/webhooks/{webhookId}/test",
     operation_id="testWebhook",
     summary="Send a sample event now and show what came back",

@@ -3,8 +3,7 @@
 from datetime import timedelta
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field
 
 from gatepost.api.schemas.deliveries import DeliveryRequest
 from gatepost.api.schemas.shapes import Answer, Body, WireMoment, without_defaults
@@ -29,6 +28,7 @@ from gatepost.domain.webhooks import (
     MOST_IGNORED_ORIGINS,
     MOST_PER_SECOND,
     NAME_LIMIT,
+    DisabledReason,
     Health,
 )
 
@@ -36,14 +36,6 @@ Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
 Events = Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_EVENTS, examples=[["task.*"]])]
 Headers = Annotated[dict[str, str | None], Field(description="Values are never shown; null keeps one.")]
 Given = Annotated[str, Field(max_length=100, description="A secret agreed with a partner; else one is made.")]
-
-
-def _not_yet(value: bool) -> bool:
-    if value:
-        raise PydanticCustomError(
-            "not_available", "ordered delivery is not available in this version; leave it out or give false"
-        )
-    return value
 
 
 class RetryPolicyBody(BaseModel):
@@ -72,12 +64,12 @@ class _WebhookFields(Body):
     timeout_seconds: Annotated[int, Field(ge=1, le=LONGEST_TIMEOUT_SECONDS)] = DEFAULTS["timeout_seconds"]
     max_concurrency: Annotated[int, Field(ge=1, le=MOST_CONCURRENCY)] = DEFAULTS["max_concurrency"]
     rate_limit_per_second: Annotated[int, Field(ge=1, le=MOST_PER_SECOND)] | None = DEFAULTS["rate_limit_per_second"]
-    preserve_task_order: Annotated[bool, AfterValidator(_not_yet)] = False
+    preserve_task_order: bool = DEFAULTS["preserve_task_order"]
     ignore_origins: Annotated[tuple[str, ...], Field(max_length=MOST_IGNORED_ORIGINS)] = DEFAULTS["ignore_origins"]
 
     def fields(self) -> dict[str, Any]:
         """Return what was given, under the names that the service knows."""
-        others = {"group_id", "preserve_task_order", "retry_policy", "secret"}
+        others = {"group_id", "retry_policy", "secret"}
         given = self.model_dump(exclude_unset=True, exclude=others)
         if "retry_policy" in self.model_fields_set:
             given["policy"] = self.retry_policy.policy()
@@ -104,6 +96,10 @@ class WebhookUpdate(_WebhookFields):
     name: Name = ""
     target_url: str = ""
     events: Events = ()
+
+
+class BacklogDiscarded(Answer):
+    discarded: Annotated[int, Field(description="Deliveries that were waiting and are dead letters now.")]
 
 
 class SecretRotate(Body):
@@ -134,7 +130,7 @@ class Webhook(Answer):
     preserve_task_order: bool
     ignore_origins: list[str]
     health: Health
-    disabled_reason: str | None
+    disabled_reason: DisabledReason | None
     created_at: WireMoment
     updated_at: WireMoment
     secret_hint: str
