@@ -8,6 +8,7 @@ from tests.fakes import FakeClock, NumberedChance, ScriptedSender
 
 # Deadlines measure the machine, not the code; the count keeps the unit folder under three seconds.
 settings.register_profile("gatepost", deadline=None, max_examples=50)
+settings.register_profile("nightly", deadline=None, max_examples=2_000)
 settings.load_profile("gatepost")
 
 

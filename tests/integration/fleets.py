@@ -45,10 +45,13 @@ class SlowSender(ScriptedSender):
 class Worker:
     """One process: an engine with all that is its own."""
 
-    def __init__(self, handle: Any, number: int, *, machine: FakeClock, clock: Clock) -> None:
+    def __init__(
+        self, handle: Any, number: int, *, machine: FakeClock, clock: Clock, around: Callable[[Any], Any]
+    ) -> None:
         self.handle = handle
         self.number = number
-        self.store = Watched(handle)
+        self.between = around(handle)
+        self.store = Watched(self.between)
         self.machine = machine
         self.sender = SlowSender(clock)
         self.is_paused = False
@@ -94,10 +97,12 @@ class Fleet:
     async def server_time(self) -> datetime:
         return self.server.now()
 
-    async def start(self, *, ahead: float = 0.0, follows: bool = True) -> Worker:
+    async def start(
+        self, *, ahead: float = 0.0, follows: bool = True, around: Callable[[Any], Any] = lambda store: store
+    ) -> Worker:
         """Start a worker on a machine whose clock is so many seconds ahead of the server's.
 
-        It has joined a while ago, so that it counts at once.
+        It has joined a while ago, so that it counts at once. `around` gives what stands between it and its store.
         """
         machine = FakeClock(self.server.now() + timedelta(seconds=ahead), self.server.boot())
         clock: Clock = machine
@@ -107,7 +112,7 @@ class Fleet:
         number = len(self.workers) + 1
         handle = await self.backend.open()
         await handle.join(owner_of(number), now=clock.now() - LEASE / 3)
-        worker = Worker(handle, number, machine=machine, clock=clock)
+        worker = Worker(handle, number, machine=machine, clock=clock, around=around)
         self.workers.append(worker)
         await self.settled()
         return worker
@@ -137,9 +142,9 @@ class Fleet:
 
     # --- time ------------------------------------------------------------------------------------------------
 
-    async def passes(self, seconds: float) -> None:
-        for _ in range(ceil(seconds / STEP)):
-            await self._tick()
+    async def passes(self, seconds: float, *, step: float = STEP) -> None:
+        for _ in range(ceil(seconds / step)):
+            await self._tick(step)
 
     async def until(self, condition: Callable[[], Any], *, within: float) -> None:
         for _ in range(ceil(within / STEP)):
@@ -162,8 +167,8 @@ class Fleet:
         worker.machine.advance(self.server.boot() - worker.machine.boot())
         await self.settled()
 
-    async def _tick(self) -> None:
-        self.server.advance(STEP)
+    async def _tick(self, step: float = STEP) -> None:
+        self.server.advance(step)
         for worker in self.workers:
             if not worker.is_paused:
                 worker.machine.advance(self.server.boot() - worker.machine.boot())
