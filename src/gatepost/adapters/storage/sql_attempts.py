@@ -34,6 +34,7 @@ from gatepost.adapters.storage.scripts import (
     listed,
 )
 from gatepost.adapters.storage.sql_consequences import Told, disable_webhooks, lock_disabled, tell
+from gatepost.adapters.storage.sql_stats import counted
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.ports import LaneOutcomes, Saved, Settled
 
@@ -76,9 +77,8 @@ FROM new WHERE deliveries.id = new.id AND deliveries.attempt_count = new.expecte
 """
 MOVE = f"{_SET_PROGRESS} AND {_OPEN.format(_DELIVERED)}"
 AMEND = f"{_SET_PROGRESS} AND {_STILL_OPEN.format(_DELIVERED)}"
-# Of those whose end is to be told: only if it is theirs.
 _WHICH = "RETURNING deliveries.id"
-MOVE_AND_TELL, AMEND_AND_TELL = f"{MOVE} {_WHICH}", f"{AMEND} {_WHICH}"
+MOVE_SOME, AMEND_SOME = f"{MOVE} {_WHICH}", f"{AMEND} {_WHICH}"
 _KEPT = f'"window", hold_until, {CONDITION_COLUMNS}'
 CLEAN = f"""
 WITH clean (webhook_id, {_KEPT}) AS (VALUES {{rows}})
@@ -88,15 +88,7 @@ FROM clean WHERE lanes.webhook_id = clean.webhook_id
 
 MOVE_TYPES = f"text bigint {PROGRESS_TYPES}"
 CLEAN_TYPES = f"text bigint bigint {CONDITION_TYPES}"
-# In this order, each with the types of its rows.
-_STEPS = {
-    ADD_ATTEMPTS: ATTEMPT_TYPES,
-    MOVE: MOVE_TYPES,
-    MOVE_AND_TELL: MOVE_TYPES,
-    REPLACE_ATTEMPTS: ATTEMPT_TYPES,
-    AMEND: MOVE_TYPES,
-    AMEND_AND_TELL: MOVE_TYPES,
-}
+_ROWS_OF = (ADD_ATTEMPTS, MOVE, REPLACE_ATTEMPTS, AMEND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,20 +151,18 @@ def _rounds(batch: Sequence[LaneOutcomes]) -> list[Sequence[LaneOutcomes]]:
 
 
 def _rows_of(outcomes: LaneOutcomes) -> LaneRows:
-    rows: dict[str, list[Row]] = {sql: [] for sql in _STEPS}
+    rows: dict[str, list[Row]] = {sql: [] for sql in _ROWS_OF}
     for each in outcomes.settled:
         delivery_id, attempt, progress = each.delivery.id, each.attempt, each.progress
         row = attempt_row(delivery_id, attempt)
         if each.amends:
             rows[REPLACE_ATTEMPTS].append(row)
-            moved = (delivery_id, attempt.number, *progress_values(progress))
-            rows[AMEND_AND_TELL if each.events else AMEND].append(moved)
+            rows[AMEND].append((delivery_id, attempt.number, *progress_values(progress)))
             continue
         rows[ADD_ATTEMPTS].append(row)
         # A failed probe counts for nothing and moves nothing; one that got through finishes its delivery.
         if not attempt.probe or progress.finished_at is not None:
-            moved = (delivery_id, attempt.number - 1, *progress_values(progress))
-            rows[MOVE_AND_TELL if each.events else MOVE].append(moved)
+            rows[MOVE].append((delivery_id, attempt.number - 1, *progress_values(progress)))
     kept = (outcomes.window, to_ms_or_none(outcomes.held_until) or 0, *condition_row(outcomes.condition))
     return LaneRows(outcomes, rows, kept, to_ms_or_none(outcomes.enabled_at))
 
@@ -198,6 +188,8 @@ def _write_lanes(lanes: Sequence[LaneRows]) -> Script[Recorded]:
     if cleaned:
         yield execute_many(CLEAN, sorted(cleaned, key=itemgetter(0)), CLEAN_TYPES)
     outcomes = [lane.outcomes for lane in standing]
+    if counts := counted(each for lane in outcomes for each in lane.settled if each.delivery.id in moved):
+        yield counts
     told = [*_told(outcomes, moved), *(yield from disable_webhooks(outcomes))]
     queued = yield from tell(told)
     return Recorded(Saved.DONE, queued, ids - {each.webhook_id for each in outcomes})
@@ -209,14 +201,21 @@ def _stands(lane: LaneRows, stored: Mapping[str, Sequence[Any]]) -> bool:
 
 
 def _write_attempts(lanes: Sequence[LaneRows]) -> Script[set[str]]:
-    """Write attempts and progress; return which of the deliveries with events have moved."""
+    """Write attempts and progress; return which deliveries have moved.
+
+    As a rule all of them have, since all attempts were new: which ones is asked for only when that was not so.
+    """
+    added, moves, replaced, amended = ([row for lane in lanes for row in lane.rows[sql]] for sql in _ROWS_OF)
     moved: set[str] = set()
-    for sql, types in _STEPS.items():
-        rows = [row for lane in lanes for row in lane.rows[sql]]
-        if rows and sql.endswith(_WHICH):
-            moved |= {delivery_id for (delivery_id,) in (yield fetch_many(sql, rows, types))}
-        elif rows:
-            yield execute_many(sql, rows, types)
+    are_new = bool(added) and (yield execute_many(ADD_ATTEMPTS, added, ATTEMPT_TYPES)) == len(added)
+    if moves and are_new:
+        yield execute_many(MOVE, moves, MOVE_TYPES)
+        moved |= {row[0] for row in moves}
+    elif moves:
+        moved |= {delivery_id for (delivery_id,) in (yield fetch_many(MOVE_SOME, moves, MOVE_TYPES))}
+    if replaced:
+        yield execute_many(REPLACE_ATTEMPTS, replaced, ATTEMPT_TYPES)
+        moved |= {delivery_id for (delivery_id,) in (yield fetch_many(AMEND_SOME, amended, MOVE_TYPES))}
     return moved
 
 

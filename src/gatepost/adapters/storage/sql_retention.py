@@ -1,0 +1,189 @@
+"""Letting go of what is old, in SQL, a little at a time.
+
+Each step looks for rows as a reader does, along their ids, which sort by time. Only what it has found is written, in a
+transaction of its own, once it is locked and seen to be still what it was: whoever delivers never waits for a search,
+and for some hundreds of rows at most.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from gatepost.adapters.storage.rows import Row, from_words, to_ms, to_ms_or_none
+from gatepost.adapters.storage.scripts import (
+    IN_LIST,
+    LOCKED,
+    Database,
+    Script,
+    execute,
+    execute_many,
+    fetch,
+    fetch_many,
+    listed,
+)
+from gatepost.domain.retention import Kept, first_id
+from gatepost.ports import PurgeStep
+
+MOST_ROWS = 500  # that one step removes or changes
+MOST_SEEN = 5000  # that it looks at
+
+# Who has the job: upon a clock stepped back, neither a lease nor an end in the future keeps anybody from it.
+LEASE_JOB = """
+INSERT INTO housekeeping (job, owner, lease_until, done_at) VALUES ('retention', ?, ?, 0)
+ON CONFLICT (job) DO UPDATE SET owner = excluded.owner, lease_until = excluded.lease_until
+WHERE (housekeeping.owner IN ('', excluded.owner) OR housekeeping.lease_until < ? OR housekeeping.lease_until > ?)
+      AND (housekeeping.done_at <= ? OR housekeeping.done_at > ?)
+"""
+END_JOB = """
+UPDATE housekeeping SET owner = '', lease_until = 0, done_at = coalesce(?, done_at)
+WHERE job = 'retention' AND owner = ?
+"""
+
+# --- deliveries ----------------------------------------------------------------------------------------------
+
+# The last of the rows to look at in this step, if there are more.
+PART_OF_DELIVERIES = "SELECT id FROM deliveries WHERE id > ? AND id < ? ORDER BY id LIMIT 1 OFFSET ?"
+_OLD = (
+    "SELECT id, attempt_count FROM deliveries WHERE id > ? AND id <= ? AND finished_at < ? AND {} ORDER BY id LIMIT ?"
+)
+# Not EXISTS, which may be turned into a walk over all attempts.
+_HAS_BODIES = "(SELECT id FROM attempts WHERE delivery_id = deliveries.id AND headers IS NOT NULL LIMIT 1) IS NOT NULL"
+OLD_DELIVERIES = {
+    Kept.BODIES: _OLD.format(_HAS_BODIES),
+    Kept.DELIVERIES: _OLD.format("dead_reason IS NULL"),
+    Kept.DEAD_LETTERS: _OLD.format("dead_reason IS NOT NULL"),
+}
+# One that was discarded may yet be delivered by a request that was in flight.
+STILL_OLD = f"SELECT id FROM deliveries WHERE id {IN_LIST} AND finished_at < ? ORDER BY id {LOCKED}"
+STRIP = f"UPDATE attempts SET headers = NULL, body = NULL WHERE delivery_id {IN_LIST} AND headers IS NOT NULL"
+REMOVE_ATTEMPTS = f"DELETE FROM attempts WHERE delivery_id {IN_LIST}"
+REMOVE_DELIVERIES = f"DELETE FROM deliveries WHERE id {IN_LIST}"
+
+# --- events --------------------------------------------------------------------------------------------------
+
+PART_OF_EVENTS = """
+SELECT group_id, id FROM events WHERE (group_id, id) > (?, ?) ORDER BY group_id, id LIMIT 1 OFFSET ?
+"""
+_NO_DELIVERIES = "(SELECT id FROM deliveries WHERE event_id = events.id LIMIT 1) IS NULL"
+OLD_EVENTS = f"""
+SELECT group_id, id FROM events
+WHERE (group_id, id) > (?, ?) AND (group_id, id) <= (?, ?) AND id < ? AND created_at < ? AND {_NO_DELIVERIES}
+ORDER BY group_id, id LIMIT ?
+"""
+# Locked by a statement of its own: the one after it sees a replay that had them locked before, as it reads their bytes.
+LOCK_EVENTS = f"""
+WITH old (group_id, id) AS (VALUES {{rows}})
+SELECT events.id FROM old CROSS JOIN events WHERE events.group_id = old.group_id AND events.id = old.id
+ORDER BY events.group_id, events.id {LOCKED}
+"""
+REMOVE_EVENTS = f"""
+WITH old (group_id, id) AS (VALUES {{rows}})
+DELETE FROM events WHERE (group_id, id) IN (SELECT group_id, id FROM old) AND {_NO_DELIVERIES}
+RETURNING group_id, tasks, id
+"""
+REMOVE_EVENT_TASKS = """
+WITH old (group_id, task_id, version, event_id) AS (VALUES {rows})
+DELETE FROM event_tasks
+WHERE (group_id, task_id, version, event_id) IN (SELECT group_id, task_id, version, event_id FROM old)
+"""
+EVENT_TASK_TYPES = "text text bigint text"
+_AFTER_ALL = ("~", "~")  # sorts after every id
+
+# --- stats ---------------------------------------------------------------------------------------------------
+
+REMOVE_STATS = """
+DELETE FROM stats WHERE (webhook_id, at, bin) IN
+    (SELECT webhook_id, at, bin FROM stats WHERE at < ? ORDER BY at LIMIT ?)
+"""
+
+
+class SqlRetention:
+    """Implements `ports.RetentionStore`."""
+
+    _database: Database
+
+    async def lease_retention(self, owner: str, *, now: datetime, lease: timedelta, every: timedelta) -> bool:
+        until, absurd = to_ms(now + lease), to_ms(now + 2 * lease)
+        params = (owner, until, to_ms(now), absurd, to_ms(now - every), to_ms(now))
+        return await self._database.write_lanes(_changes(LEASE_JOB, params)) > 0
+
+    async def end_retention(self, owner: str, *, done_at: datetime | None) -> None:
+        await self._database.write_lanes(_changes(END_JOB, (to_ms_or_none(done_at), owner)))
+
+    async def purge(self, kept: Kept, *, before: datetime, after: str) -> PurgeStep:
+        if kept is Kept.STATS:
+            purged = await self._database.write(_changes(REMOVE_STATS, (to_ms(before), MOST_ROWS)))
+            return PurgeStep(purged, "" if purged == MOST_ROWS else None)
+        if kept is Kept.EVENTS:
+            return await self._purge_events(before, after)
+        old, go_on_after = await self._database.read(_old_deliveries(kept, before, after))
+        purged = await self._database.write(_purge_deliveries(kept, old, to_ms(before))) if old else 0
+        return PurgeStep(purged, go_on_after)
+
+    async def _purge_events(self, before: datetime, after: str) -> PurgeStep:
+        old, go_on_after = await self._database.read(_old_events(before, after))
+        purged = await self._database.write(_purge_events(old)) if old else 0
+        return PurgeStep(purged, go_on_after)
+
+
+def _changes(sql: str, params: Row) -> Script[int]:
+    changed: int = yield execute(sql, params)
+    return changed
+
+
+def _old_deliveries(kept: Kept, before: datetime, after: str) -> Script[tuple[Sequence[str], str | None]]:
+    # What was made later was finished later, too: it need not be looked at.
+    end = first_id("dlv", before)
+    part = yield fetch(PART_OF_DELIVERIES, (after, end, MOST_SEEN - 1))
+    last = part[0][0] if part else None
+    rows = yield fetch(OLD_DELIVERIES[kept], (after, last or end, to_ms(before), MOST_ROWS))
+    old = [delivery_id for delivery_id, _ in rows[: _within_a_step([attempts for _, attempts in rows])]]
+    if len(old) == MOST_ROWS or len(old) < len(rows):
+        last = old[-1]
+    return old, last
+
+
+def _within_a_step(attempts: Sequence[int]) -> int:
+    """Return how many deliveries, each with so many attempts, are enough for one step."""
+    rows = 0
+    for number, count in enumerate(attempts):
+        rows += 1 + count
+        if rows > MOST_ROWS:
+            return max(number, 1)
+    return len(attempts)
+
+
+def _purge_deliveries(kept: Kept, old: Sequence[str], before: int) -> Script[int]:
+    rows = yield fetch(STILL_OLD, (listed(old), before))
+    still_old = listed(delivery_id for (delivery_id,) in rows)
+    if kept is Kept.BODIES:
+        yield execute(STRIP, (still_old,))
+    else:
+        yield execute(REMOVE_ATTEMPTS, (still_old,))
+        yield execute(REMOVE_DELIVERIES, (still_old,))
+    return len(still_old)
+
+
+def _old_events(before: datetime, after: str) -> Script[tuple[Sequence[Row], str | None]]:
+    group_id, _, event_id = after.partition(" ")
+    part = yield fetch(PART_OF_EVENTS, (group_id, event_id, MOST_SEEN - 1))
+    last = tuple(part[0]) if part else None
+    old = yield fetch(
+        OLD_EVENTS,
+        (group_id, event_id, *(last or _AFTER_ALL), first_id("evt", before), to_ms(before), MOST_ROWS),
+    )
+    if len(old) == MOST_ROWS:
+        last = tuple(old[-1])
+    return [tuple(row) for row in old], None if last is None else " ".join(last)
+
+
+def _purge_events(old: Sequence[Row]) -> Script[int]:
+    yield fetch_many(LOCK_EVENTS, old, "text text")
+    removed = yield fetch_many(REMOVE_EVENTS, old, "text text")
+    about = [
+        (group_id, task_id, int(version), event_id)
+        for group_id, tasks, event_id in removed
+        for task_id, _, version in (pair.rpartition(":") for pair in from_words(tasks))
+    ]
+    if about:
+        yield execute_many(REMOVE_EVENT_TASKS, about, EVENT_TASK_TYPES)
+    return len(removed)
