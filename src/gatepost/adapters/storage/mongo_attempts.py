@@ -37,6 +37,7 @@ from gatepost.adapters.storage.mongo_driver import (
     fetch,
     parts_of,
     said_by,
+    several,
 )
 from gatepost.adapters.storage.mongo_operator_events import emit_operator_events
 from gatepost.adapters.storage.mongo_webhook_documents import CONDITION_FIELDS, condition_fields
@@ -70,22 +71,12 @@ class MongoAttempts:
 async def _record(mongo: Mongo, batch: Sequence[LaneOutcomes]) -> set[str]:
     lanes = await _lanes(mongo, batch)
     standing, lost = _parted(batch, lanes)
-    await _bring_about(mongo, standing)
     try:
         await _write([each for outcomes in standing for each in outcomes.settled], mongo)
     except Unstorable:
         lost |= await _record_singly(mongo, standing)
     await _note(mongo, standing, lanes)
     return lost
-
-
-async def _bring_about(mongo: Mongo, standing: Sequence[LaneOutcomes]) -> None:
-    """Write what the outcomes mean for others, before they are recorded: done twice it does no harm."""
-    settled = [(outcomes.webhook_id, each) for outcomes in standing for each in outcomes.settled]
-    await emit_operator_events(mongo, [(event, webhook_id) for webhook_id, each in settled for event in each.events])
-    for webhook_id, each in settled:
-        if each.disabling is not None:
-            await disable(mongo, webhook_id, each.disabling, each.attempt)
 
 
 async def _lanes(mongo: Mongo, batch: Sequence[LaneOutcomes]) -> dict[str, Document]:
@@ -129,6 +120,7 @@ async def _write_bare(settled: Settled, mongo: Mongo) -> None:
 async def _write(settled: Iterable[Settled], mongo: Mongo) -> None:
     """Raises: Unstorable, for one of them; the others may have been written, and may be written again."""
     for part in _rounds(settled):
+        await _bring_about(mongo, part)
         probes = await _probes_kept(mongo, part)
         try:
             updates = [_update(each, probes.get(each.delivery.id, [])) for each in part]
@@ -155,6 +147,27 @@ def _rounds(settled: Iterable[Settled]) -> list[list[Settled]]:
     return rounds
 
 
+async def _bring_about(mongo: Mongo, settled: Sequence[Settled]) -> None:
+    """Write what attempts mean for others, before they are recorded: done twice it does no harm."""
+    telling = [each for each in settled if each.events]
+    move = await several(lambda each: _moves(mongo, each), telling)
+    told = [
+        (event, each.delivery.webhook_id)
+        for each, is_moved in zip(telling, move, strict=True)
+        for event in each.events
+        if is_moved or not event.event.startswith("delivery.")
+    ]
+    await emit_operator_events(mongo, told)
+    for each in settled:
+        if each.disabling is not None:
+            await disable(mongo, each.delivery.webhook_id, each.disabling, each.attempt)
+
+
+async def _moves(mongo: Mongo, settled: Settled) -> bool:
+    """Say whether an attempt is going to move its delivery: what was discarded before, say, is not given up by it."""
+    return await mongo.deliveries.find_one(_awaiting(settled), {"_id": 1}) is not None
+
+
 async def _probes_kept(mongo: Mongo, settled: Iterable[Settled]) -> dict[str, list[str]]:
     """Return the ids of the failed probes that deliveries have, the newest first, where there is one more."""
     probed = [each.delivery for each in settled if _is_failed_probe(each)]
@@ -172,6 +185,18 @@ def _update(settled: Settled, probes: Sequence[str]) -> UpdateOne:
 
     Raises: UnicodeEncodeError, for half a surrogate pair in a header.
     """
+    asked, attempt = _awaiting(settled), settled.attempt
+    if _is_failed_probe(settled):  # it moves nothing
+        change: Document = {"$set": {f"probes.{attempt.id}": attempt_document(attempt)}}
+        if attempt.id not in probes and (oldest := probes[_MOST_PROBES - 1 :]):
+            change["$unset"] = {f"probes.{each}": "" for each in oldest}
+        return UpdateOne(asked, change)
+    place = {f"attempts.{attempt.number}": attempt_document(attempt)}
+    return UpdateOne(asked, {"$set": place | progress_fields(settled.progress)})
+
+
+def _awaiting(settled: Settled) -> Document:
+    """Return what finds the delivery of an attempt as long as that can be recorded."""
     delivery, attempt = settled.delivery, settled.attempt
     open_to = [OPEN, DISCARDED] if settled.progress.status is Status.DELIVERED else [OPEN]
     asked: Document = {
@@ -186,13 +211,7 @@ def _update(settled: Settled, probes: Sequence[str]) -> UpdateOne:
         # Nor does it take the place of what another owner knows better.
         written_ahead = {f"attempts.{attempt.number}.error_class": ErrorClass.INTERNAL_ERROR.value}
         asked |= {"attempt_count": attempt.number, "open": {"$in": [*open_to, EXHAUSTED]}, **written_ahead}
-    if _is_failed_probe(settled):  # it moves nothing
-        change: Document = {"$set": {f"probes.{attempt.id}": attempt_document(attempt)}}
-        if attempt.id not in probes and (oldest := probes[_MOST_PROBES - 1 :]):
-            change["$unset"] = {f"probes.{each}": "" for each in oldest}
-        return UpdateOne(asked, change)
-    place = {f"attempts.{attempt.number}": attempt_document(attempt)}
-    return UpdateOne(asked, {"$set": place | progress_fields(settled.progress)})
+    return asked
 
 
 def _is_failed_probe(settled: Settled) -> bool:

@@ -1,6 +1,7 @@
 """Deliveries in MongoDB as people look at them; replays and test sends."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -9,7 +10,9 @@ from pymongo.errors import PyMongoError
 from gatepost.adapters.storage.mongo_documents import (
     DELIVERY_FIELDS,
     EVENT_FIELDS,
+    OPEN,
     attempts_from_document,
+    dead_fields,
     delivery_document,
     delivery_from_document,
     event_document,
@@ -21,11 +24,13 @@ from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, inser
 from gatepost.adapters.storage.mongo_outbox import NOTHING_WAITS, poke
 from gatepost.adapters.storage.paging import page_of
 from gatepost.adapters.storage.rows import to_ms
-from gatepost.domain.deliveries import Attempt, Delivery, queued
+from gatepost.domain.deliveries import Attempt, DeadReason, Delivery, queued
 from gatepost.domain.events import Event
 from gatepost.ports import DeliveryDetail, DeliveryQuery, Page, Saved
 
 log = structlog.get_logger()
+
+_DISCARDED_AT_ONCE = 500
 
 
 class MongoDeliveries:
@@ -46,6 +51,9 @@ class MongoDeliveries:
 
     async def add_test(self, group_id: str, event: Event, delivery: Delivery, attempt: Attempt) -> None:  # noqa: ARG002  # the event names its group
         await self._mongo.write(_add_test(self._mongo, event, delivery_document(delivery, attempt)))
+
+    async def discard_backlog(self, group_id: str, webhook_id: str, *, now: datetime) -> int:
+        return await self._mongo.write(_discard_backlog(self._mongo, group_id, webhook_id, to_ms(now)))
 
 
 def _asked(group_id: str, query: DeliveryQuery, before: str | None) -> Document:
@@ -105,6 +113,25 @@ async def _add_replay(mongo: Mongo, group_id: str, delivery: Delivery) -> Saved:
         else:
             hand_over()
     return Saved.DONE
+
+
+async def _discard_backlog(mongo: Mongo, group_id: str, webhook_id: str, now: int) -> int:
+    # First, so that no owner goes on for long with what it has read. What comes in meanwhile is left, or it might go on
+    # for ever.
+    raised = await mongo.webhooks.update_one(
+        {"_id": webhook_id, "group_id": group_id, "deleted": 0}, {"$inc": {"config_version": 1}}
+    )
+    discarded = 0
+    owed: Document = {"webhook_id": webhook_id, "open": OPEN}
+    while raised.matched_count:
+        found = mongo.deliveries.find({**owed, "created_at": {"$lte": now}}, {"_id": 1}).sort("id", 1)
+        part = [each["_id"] for each in await fetch(found.limit(_DISCARDED_AT_ONCE))]
+        if not part:
+            break
+        # Asked again whether it is still open, as its last attempt may have been recorded meanwhile.
+        dead = dead_fields(DeadReason.DISCARDED, now=now)
+        discarded += (await mongo.deliveries.update_many({"_id": {"$in": part}, **owed}, {"$set": dead})).matched_count
+    return discarded
 
 
 async def _add_test(mongo: Mongo, event: Event, delivery: Document) -> None:

@@ -33,7 +33,7 @@ from gatepost.adapters.storage.rows import (
     to_ms,
     to_words,
 )
-from gatepost.domain.deliveries import Attempt, DeadReason, Delivery, Progress
+from gatepost.domain.deliveries import Attempt, DeadReason, Delivery, Progress, Status
 from gatepost.domain.events import Event
 from gatepost.domain.swaps import Swap
 from gatepost.domain.tasks import HistoryEntry, Task
@@ -177,6 +177,17 @@ def progress_fields(progress: Progress) -> Document:
         "next_attempt_at": NEVER_MS if next_at is None else next_at,
         "not_before": fields["not_before"] or 0,
         "open": _openness(progress),
+    }
+
+
+def dead_fields(reason: DeadReason, *, now: int) -> Document:
+    """Return what makes an unfinished delivery dead, whatever came of it until now."""
+    return {
+        "status": Status.DEAD_LETTER.value,
+        "dead_reason": reason.value,
+        "next_attempt_at": NEVER_MS,
+        "finished_at": now,
+        "open": DISCARDED if reason is DeadReason.DISCARDED else CLOSED,
     }
 
 

@@ -10,14 +10,13 @@ from typing import Any
 import structlog
 from pymongo.errors import ConnectionFailure, PyMongoError
 
-from gatepost.adapters.storage.mongo_documents import CLOSED, OPEN
+from gatepost.adapters.storage.mongo_documents import OPEN, dead_fields
 from gatepost.adapters.storage.mongo_driver import Collection, Document, Mongo, fetch, said_by
 from gatepost.adapters.storage.mongo_locks import STATE_FIELDS, settle
 from gatepost.adapters.storage.mongo_outbox import OUTBOX_FIELDS, log_not_relayed, poke, relay
 from gatepost.adapters.storage.mongo_webhook_documents import BURIED, DELETED
 from gatepost.adapters.storage.mongo_webhooks import TOLD_FIELDS, tell
-from gatepost.adapters.storage.rows import NEVER_MS
-from gatepost.domain.deliveries import DeadReason, Status
+from gatepost.domain.deliveries import DeadReason
 from gatepost.domain.errors import StoreUnavailable
 
 log = structlog.get_logger()
@@ -148,13 +147,7 @@ async def _is_held(mongo: Mongo, webhook_id: str, now: int) -> bool:
 
 async def _bury(mongo: Mongo, webhook: Mapping[str, Any], now: int) -> None:
     owed: Document = {"webhook_id": webhook["id"], "open": OPEN}
-    dead = {
-        "status": Status.DEAD_LETTER.value,
-        "dead_reason": DeadReason.WEBHOOK_DELETED.value,
-        "next_attempt_at": NEVER_MS,
-        "finished_at": now,
-        "open": CLOSED,
-    }
+    dead = dead_fields(DeadReason.WEBHOOK_DELETED, now=now)
     while found := await fetch(mongo.deliveries.find(owed, {"_id": 1}).limit(_BURIED_AT_ONCE)):
         # Asked again whether it is still open, as its last attempt may have been recorded meanwhile.
         await mongo.deliveries.update_many({"_id": {"$in": [each["_id"] for each in found]}, **owed}, {"$set": dead})

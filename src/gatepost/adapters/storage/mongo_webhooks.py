@@ -186,15 +186,22 @@ async def tell(mongo: Mongo, webhook: Mapping[str, Any], *, now: int) -> None:
 
 
 async def _tell_lane(mongo: Mongo, webhook: Mapping[str, Any], now: int) -> None:
-    """Hold or free the lane of a webhook, and poke it; one that was enabled again has nothing against its receiver."""
-    is_live = webhook["enabled"] and not webhook["deleted"]
+    """Hold or free the lane of a webhook, and poke it.
+
+    Enabled again, what its receiver had done no longer counts; enabled as before, it is held as its owner wants it.
+    """
     older = {"_id": webhook["id"], "rev": {"$lt": webhook["rev"]}}
-    held = {"hold_until": 0 if is_live else NEVER_MS, "rev": webhook["rev"]}
-    well = {field: webhook[field] for field in ("enabled_at", "enabled_rev")} | condition_fields(WELL)
+    heard: Document = {"rev": webhook["rev"]}
     poked: Document = {"$inc": {"pokes": 1}, "$min": {"due_at": now}}
-    enabled_since = {**older, "enabled_rev": {"$lt": webhook["enabled_rev"]}}
-    if not (await mongo.lanes.update_one(enabled_since, {"$set": {**held, **well}, **poked})).matched_count:
-        await mongo.lanes.update_one(older, {"$set": held, **poked})
+    if webhook["enabled"] and not webhook["deleted"]:
+        enabled_since = {**older, "enabled_rev": {"$lt": webhook["enabled_rev"]}}
+        anew = heard | {field: webhook[field] for field in ("enabled_at", "enabled_rev")} | condition_fields(WELL)
+        freed = await mongo.lanes.update_one(enabled_since, {"$set": {**anew, "hold_until": 0}, **poked})
+        if freed.matched_count:
+            return
+    else:
+        heard["hold_until"] = NEVER_MS
+    await mongo.lanes.update_one(older, {"$set": heard, **poked})
 
 
 # --- the engine's view ---------------------------------------------------------------------------------------
