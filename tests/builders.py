@@ -21,7 +21,9 @@ from gatepost.domain.deliveries import (
 from gatepost.domain.errors import GatepostError
 from gatepost.domain.events import Event, Occasion
 from gatepost.domain.groups import ApiKey, Group, Role, hash_key_secret
+from gatepost.domain.health import DisabledReason
 from gatepost.domain.network import parse_target
+from gatepost.domain.operator_events import occasion_of
 from gatepost.domain.outcomes import Accepted, ErrorClass, Outcome, Refused, Response, Unreachable
 from gatepost.domain.people import Session, User
 from gatepost.domain.replays import ReplayFilter, ReplayJob
@@ -30,7 +32,7 @@ from gatepost.domain.signatures import make_secret
 from gatepost.domain.swaps import Swap, SwapSide, SwapStatus
 from gatepost.domain.tasks import Task, TaskChange
 from gatepost.domain.webhooks import Secret, Subscription, Webhook
-from gatepost.ports import KeyedRequest, LaneOutcomes, LeasedLane, Settled
+from gatepost.ports import Disabling, KeyedRequest, LaneOutcomes, LeasedLane, Settled
 
 CHANCE = NumberedChance()
 GROUP_ID = "grp_" + "0" * 12 + "70008" + "0" * 15
@@ -120,6 +122,16 @@ def make_event(*, event: str = "task.created", group_id: str = GROUP_ID, **chang
         tasks=(("tsk_1", 1),),
     )
     return replace(made, **changes)
+
+
+def make_operator_event(webhook: Webhook, event: str = "webhook.degraded", *, at: datetime = NOW) -> Event:
+    """Return an event of Gatepost itself, about a webhook."""
+    occasion = occasion_of(new_id("evt"), at)
+    return events.make_event(event, group_id=webhook.group_id, occasion=occasion, data={"webhookId": webhook.id})
+
+
+def make_disabling(webhook: Webhook, *, at: datetime = NOW) -> Disabling:
+    return Disabling(DisabledReason.GONE, make_operator_event(webhook, "webhook.disabled", at=at))
 
 
 def make_webhook(*, url: str = "https://hooks.example.com/in", **changes: Any) -> Webhook:

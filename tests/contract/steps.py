@@ -153,6 +153,11 @@ async def release(store: Store, lane: LeasedLane, *, pokes: int) -> bool:
     return lane.webhook_id in given_back
 
 
+async def hand_back(store: Store, lane: LeasedLane) -> bool:
+    """Give a lane back as it is, for others to take."""
+    return await store.release_lanes([Release(lane.webhook_id, lane.token, None)]) == {lane.webhook_id}
+
+
 async def give_back(store: Store, webhook: Webhook, lane: LeasedLane, *, now: datetime = NOW) -> None:
     """Release a lane as its owner does: look at it a last time, then let go."""
     assert await release(store, lane, pokes=(await read(store, webhook, now=now)).pokes)
