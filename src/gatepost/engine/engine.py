@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
+from typing import Protocol
 
 import structlog
 
@@ -18,7 +19,8 @@ from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.engine.dispatcher import Dispatcher
 from gatepost.engine.lane import Lane, Phase
-from gatepost.ports import Chance, Clock, LaneAsk, LaneRead, LaneStore, LeasedLane, Release, Sender
+from gatepost.engine.replays import Replays
+from gatepost.ports import Chance, Clock, LaneAsk, LaneRead, LaneStore, LeasedLane, Release, ReplayStore, Sender
 
 LANES_AT_ONCE = 200  # leased or read in one call
 READ_AHEAD = 200  # deliveries of one lane
@@ -34,12 +36,16 @@ USABLE_PART = 0.8  # of a lease, from before it was asked for; what is left over
 log = structlog.get_logger()
 
 
+class EngineStore(LaneStore, ReplayStore, Protocol):
+    """What an engine asks of the store."""
+
+
 class Engine:
     """Delivers what the store owes, for as long as it runs; tells nobody and trusts no hint."""
 
     def __init__(
         self,
-        store: LaneStore,
+        store: EngineStore,
         sender: Sender,
         clock: Clock,
         chance: Chance,
@@ -55,6 +61,7 @@ class Engine:
         self._lease = lease
         self._dispatcher = Dispatcher(store, sender, clock, chance, user_agent=user_agent, max_in_flight=max_in_flight)
         self._lanes = self._dispatcher.lanes
+        self._replays = Replays(store, clock, owner=owner)
         self._edited_since_leasing: set[str] = set()
         self._unserved: list[tuple[LeasedLane, float]] = []  # leased, and when that was asked for
         self._renewed = 0.0
@@ -75,6 +82,7 @@ class Engine:
             self._every(CONFIRM_EVERY, self._confirm_configuration, self._confirm_wanted),
             self._every(self._lease / 3, self._renew_leases),
             self._every(SWEEP_EVERY, self._sweep),
+            self._every(POLL, self._replays.advance),
             self._dispatcher.recorder.run(),
             self._dispatcher.take_turns(),
             self._dispatcher.ring_alarms(),
@@ -109,7 +117,7 @@ class Engine:
 
     async def _finish_when_asked(self) -> None:
         await self._stop_asked.wait()
-        await asyncio.gather(self._retire(), self._dispatcher.shut_down())
+        await asyncio.gather(self._retire(), self._replays.finish(), self._dispatcher.shut_down())
 
     async def _retire(self) -> None:
         """Leave the others what we shall not lease any more, however long our last request takes."""
