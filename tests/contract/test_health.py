@@ -17,7 +17,6 @@ from tests.contract.steps import (
     EVE,
     HOUR,
     SECOND,
-    add_webhook,
     detail,
     edit_webhook,
     emit_one,
@@ -341,7 +340,7 @@ async def test_a_webhook_is_disabled_once_however_often_that_is_recorded(store: 
 
 
 async def test_two_attempts_that_are_the_reason_disable_it_once(store: Store) -> None:
-    webhook, lane, _, first = await leased_with_one(store)
+    webhook, lane, *_ = await leased_with_one(store)
     await emit_one(store, webhook)
     queued = (await read(store, webhook)).deliveries
 

@@ -6,11 +6,11 @@ from datetime import datetime
 from gatepost.adapters.storage.rows import NEVER_MS, Row, from_ms_or_none, queued_from, to_ms
 from gatepost.adapters.storage.scripts import Script, fetch
 from gatepost.adapters.storage.sql_lanes import SqlLanes
-from gatepost.ports import LaneRead, Release
+from gatepost.ports import LaneAsk, LaneRead, Reading, Release
 
 # All lanes at once, each with one row more than was asked for, to know when that is due. `LIMIT 1` has events looked up
 # one by one, too: a planner that believes in few of them would walk them all.
-READ_LANES = """
+_READ_LANES = """
 SELECT lanes.webhook_id, lanes.token, lanes.pokes, asked.most, later.next_attempt_at, due.next_attempt_at,
        due.id, due.group_id, due.webhook_id, due.event_id, due.event, events.body, events.hop, due.attempt_count,
        due.created_at
@@ -18,8 +18,7 @@ FROM unnest(?::text[], ?::bigint[]) AS asked (webhook_id, most)
 JOIN lanes ON lanes.webhook_id = asked.webhook_id
 LEFT JOIN LATERAL (
     SELECT next_attempt_at, id, group_id, webhook_id, event_id, event, attempt_count, created_at FROM deliveries
-    WHERE webhook_id = lanes.webhook_id AND finished_at IS NULL AND next_attempt_at <= ?
-    ORDER BY next_attempt_at, id LIMIT asked.most + 1
+    WHERE {which}
 ) AS due ON true
 LEFT JOIN LATERAL (
     SELECT body, hop FROM events WHERE group_id = due.group_id AND id = due.event_id LIMIT 1
@@ -31,6 +30,35 @@ LEFT JOIN LATERAL (
 ) AS later ON true
 ORDER BY lanes.webhook_id, due.next_attempt_at, due.id
 """
+_DUE = "webhook_id = lanes.webhook_id AND finished_at IS NULL AND next_attempt_at <= ?"
+_LONGEST_DUE_FIRST = "ORDER BY next_attempt_at, id LIMIT asked.most + 1"
+# Of each task, down from the version before: what has something unfinished before it mostly has it right there.
+_IN_ORDER = """(deliveries.replay_key <> '' OR NOT EXISTS (
+    SELECT 1 FROM (
+        SELECT tasks FROM events WHERE group_id = deliveries.group_id AND id = deliveries.event_id LIMIT 1
+    ) AS its_event CROSS JOIN LATERAL unnest(string_to_array(its_event.tasks, ' ')) AS task
+    WHERE (
+        SELECT 1 FROM event_tasks AS earlier CROSS JOIN LATERAL (
+            SELECT 1 FROM deliveries AS before
+            WHERE before.event_id = earlier.event_id AND before.webhook_id = deliveries.webhook_id
+                  AND before.replay_key = '' AND coalesce(before.finished_at, 0) = 0
+            LIMIT 1
+        ) AS unfinished
+        WHERE earlier.group_id = deliveries.group_id AND earlier.task_id = split_part(task, ':', 1)
+              AND earlier.version < split_part(task, ':', 2)::bigint
+        ORDER BY earlier.version DESC LIMIT 1
+    ) = 1
+))"""
+# Within the index alone. `|| ''` keeps it there: the index of all that the webhook was ever sent has them by id.
+_OLDEST = """id = (
+    SELECT min(id || '') FROM deliveries
+    WHERE webhook_id = lanes.webhook_id AND finished_at IS NULL AND coalesce(not_before, 0) <= ?
+)"""
+READ_LANES = {
+    Reading.DUE: _READ_LANES.format(which=f"{_DUE} {_LONGEST_DUE_FIRST}"),
+    Reading.IN_ORDER: _READ_LANES.format(which=f"{_DUE} AND {_IN_ORDER} {_LONGEST_DUE_FIRST}"),
+    Reading.PROBE: _READ_LANES.format(which=_OLDEST),
+}
 # As `sql_lanes.RELEASE` and `HAND_BACK`, for many lanes at once, locked in the order of their ids. Deliveries are seen
 # as of the statement's start, lanes as of their lock: a poke in between fails the comparison, one after it makes the
 # lane due again.
@@ -52,8 +80,8 @@ FROM locked WHERE lanes.webhook_id = locked.webhook_id RETURNING lanes.webhook_i
 class PostgresLanes(SqlLanes):
     """Implements reading and releasing of `ports.LaneStore`."""
 
-    async def read_lanes(self, limits: Mapping[str, int], *, now: datetime) -> Mapping[str, LaneRead]:
-        return await self._database.read_lanes(_read_lanes(limits, to_ms(now)))
+    async def read_lanes(self, asked: Mapping[str, LaneAsk], *, now: datetime) -> Mapping[str, LaneRead]:
+        return await self._database.read_lanes(_read_lanes(asked, to_ms(now)))
 
     async def release_lanes(self, releases: Sequence[Release]) -> set[str]:
         if not releases:
@@ -70,11 +98,13 @@ def rows_of(sql: str, *params: object) -> Script[Sequence[Row]]:
     return rows
 
 
-def _read_lanes(limits: Mapping[str, int], now: int) -> Script[Mapping[str, LaneRead]]:
-    rows = yield fetch(READ_LANES, (list(limits), list(limits.values()), now, now))
+def _read_lanes(asked: Mapping[str, LaneAsk], now: int) -> Script[Mapping[str, LaneRead]]:
     lanes: dict[str, list[Row]] = {}
-    for row in rows:
-        lanes.setdefault(row[0], []).append(row)
+    for reading, sql in READ_LANES.items():
+        limits = {webhook_id: ask.limit for webhook_id, ask in asked.items() if ask.reading is reading}
+        rows = (yield fetch(sql, (list(limits), list(limits.values()), now, now))) if limits else ()
+        for row in rows:
+            lanes.setdefault(row[0], []).append(row)
     return {webhook_id: _lane_read(its_rows) for webhook_id, its_rows in lanes.items()}
 
 

@@ -63,7 +63,8 @@ _RAISE_CONFIG_VERSION = """
 UPDATE webhooks SET config_version = config_version + 1 WHERE id = ? AND group_id = ? AND deleted_at IS NULL
 """
 DISCARD = """
-UPDATE deliveries SET status = 'dead-letter', dead_reason = 'discarded', next_attempt_at = NULL, finished_at = ?
+UPDATE deliveries SET status = 'dead-letter', dead_reason = 'discarded', next_attempt_at = NULL, not_before = NULL,
+       finished_at = ?
 WHERE id IN (SELECT id FROM deliveries WHERE webhook_id = ? AND finished_at IS NULL AND created_at <= ? LIMIT ?)
       AND coalesce(finished_at, 0) = 0
 """

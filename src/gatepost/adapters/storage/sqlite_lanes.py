@@ -43,7 +43,7 @@ IN_ORDER = f"""
         WHERE earlier.group_id = d.group_id AND earlier.task_id = substr(task.value, 1, instr(task.value, ':') - 1)
               AND earlier.version < CAST(substr(task.value, instr(task.value, ':') + 1) AS INTEGER)
               AND before.event_id = earlier.event_id AND before.webhook_id = d.webhook_id AND before.replay_key = ''
-              AND before.group_id || '' = d.group_id AND coalesce(before.finished_at, 0) = 0
+              AND coalesce(before.finished_at, 0) = 0
         ORDER BY earlier.version DESC LIMIT 1
     )
 ))
