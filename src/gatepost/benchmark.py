@@ -32,6 +32,7 @@ from gatepost.domain.tasks import create as create_task
 from gatepost.domain.webhooks import Secret, Subscription, Webhook
 from gatepost.domain.webhooks import create as create_webhook
 from gatepost.engine.engine import Engine
+from gatepost.engine.terms import Limits
 from gatepost.ports import Dropped, Outgoing, Saved, Sender
 
 WEBHOOKS = 100
@@ -206,8 +207,7 @@ async def _drain(parts: Parts, count: int) -> None:
         parts.chance,
         owner=parts.chance.new_id("eng"),
         user_agent=USER_AGENT,
-        lease=timedelta(seconds=30),
-        max_in_flight=8192,
+        limits=Limits(lease=timedelta(seconds=30), max_in_flight=8192),
     )
     running = asyncio.create_task(engine.run())
     await sender.all_submitted.wait()

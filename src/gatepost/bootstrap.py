@@ -32,6 +32,7 @@ from gatepost.domain.errors import NotFound
 from gatepost.domain.groups import Group, Role
 from gatepost.domain.network import TargetPolicy
 from gatepost.engine.engine import Engine
+from gatepost.engine.terms import Limits
 from gatepost.ports import Chance, Clock, Draws, EngineHints
 from gatepost.services.deliveries import Deliveries
 from gatepost.services.emitting import Emitter
@@ -42,6 +43,7 @@ from gatepost.services.matcher import Matcher
 from gatepost.services.people import NewUser, People
 from gatepost.services.replays import Replays
 from gatepost.services.requests import Requests
+from gatepost.services.stats import Stats
 from gatepost.services.swaps import Swaps
 from gatepost.services.tasks import Tasks
 from gatepost.services.webhooks import Webhooks
@@ -251,6 +253,7 @@ def _api(parts: Parts, hints: EngineHints, *, ready: Callable[[], bool]) -> "tup
         tasks=Tasks(store, store, emitter, clock, chance),
         swaps=Swaps(store, store, store, emitter, clock, chance),
         events=Events(store, emitter),
+        stats=Stats(store, store, clock),
         webhooks=Webhooks(
             store,
             hints=hints,
@@ -301,8 +304,11 @@ async def _engine(parts: Parts) -> Engine:
         parts.chance,
         owner=owner,
         user_agent=USER_AGENT,
-        lease=timedelta(seconds=parts.settings.lease_seconds),
-        max_in_flight=parts.settings.max_in_flight,
+        limits=Limits(
+            lease=timedelta(seconds=parts.settings.lease_seconds),
+            max_in_flight=parts.settings.max_in_flight,
+            retention=parts.settings.retention,
+        ),
     )
     parts.store.on_queued = engine.hand_over
     parts.store.on_poked = engine.poked

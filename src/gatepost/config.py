@@ -8,6 +8,7 @@ import ssl
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +29,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from gatepost.domain.errors import InvalidInput
 from gatepost.domain.network import IpNetwork, parse_networks
 from gatepost.domain.people import email_address, fit_password
+from gatepost.domain.retention import DEFAULT_RETENTION, Retention
 from gatepost.store_url import FIX as STORE_FIX
 from gatepost.store_url import StoreUrl, parse_store_url
 
@@ -145,6 +147,10 @@ def _lower(value: Any) -> Any:
 def _setting(default: Any, description: str, *, unit: str, fix: str, **limits: Any) -> Any:
     extra: dict[str, JsonValue] = {"unit": unit, "fix": fix}
     return Field(default=default, description=description, json_schema_extra=extra, validate_default=True, **limits)
+
+
+def _days(default: timedelta, description: str) -> Any:
+    return _setting(default.days, description, unit="days", fix="give a whole number from 1 to 3650", ge=1, le=3650)
 
 
 class Settings(BaseSettings):
@@ -279,6 +285,21 @@ class Settings(BaseSettings):
         le=600,
         allow_inf_nan=False,
     )
+    retention_bodies_days: int = _days(
+        DEFAULT_RETENTION.bodies,
+        "How long heads and bodies of receivers' answers are kept after their delivery was finished; the status and"
+        " the duration of each attempt are kept as long as the delivery. A store grows by them most.",
+    )
+    retention_deliveries_days: int = _days(
+        DEFAULT_RETENTION.deliveries,
+        "How long what got through is kept, and events that no delivery is left of. Unfinished deliveries never go.",
+    )
+    retention_dead_letters_days: int = _days(
+        DEFAULT_RETENTION.dead_letters, "How long dead letters are kept, with their events, to be replayed."
+    )
+    retention_stats_days: int = _days(
+        DEFAULT_RETENTION.stats, "How long the counts that `GET /api/integrations/stats` shows are kept."
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = _setting(
         "info",
         "The least that is logged. `info` has one line for each attempt and each request; `warning` is"
@@ -293,6 +314,11 @@ class Settings(BaseSettings):
         unit="json or console",
         fix="give json or console",
     )
+
+    @property
+    def retention(self) -> Retention:
+        days = (self.retention_bodies_days, self.retention_deliveries_days, self.retention_dead_letters_days)
+        return Retention(*(timedelta(days=each) for each in (*days, self.retention_stats_days)))
 
     @property
     def secret_key_bytes(self) -> bytes | None:

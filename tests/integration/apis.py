@@ -33,6 +33,7 @@ from gatepost.services.matcher import Matcher
 from gatepost.services.people import People
 from gatepost.services.replays import Replays
 from gatepost.services.requests import Requests
+from gatepost.services.stats import Stats
 from gatepost.services.swaps import Swaps
 from gatepost.services.tasks import Tasks
 from gatepost.services.webhooks import Webhooks
@@ -160,6 +161,7 @@ async def opened_api(
         tasks=Tasks(store, store, emitter, clock, chance),
         swaps=Swaps(store, store, store, emitter, clock, chance),
         events=Events(store, emitter),
+        stats=Stats(store, store, clock),
         webhooks=Webhooks(store, hints=hints, target_policy=POLICY, clock=clock, quota=5),
         deliveries=Deliveries(
             store,

@@ -22,6 +22,7 @@ from gatepost.domain.deliveries import Attempt, Delivery, Status
 from gatepost.domain.webhooks import Webhook
 from gatepost.engine.engine import Engine
 from gatepost.engine.lane import Lane
+from gatepost.engine.terms import Limits
 from gatepost.ports import Clock, DeliveryQuery, Outgoing, Saved
 
 SHARED_ON = ("sqlite", "postgres-18")  # names of `BACKENDS` that the tests of a fleet run on
@@ -63,8 +64,7 @@ class Worker:
             self._ids,
             owner=owner_of(number),
             user_agent="Gatepost/test",
-            lease=LEASE,
-            max_in_flight=8192,
+            limits=Limits(lease=LEASE, max_in_flight=8192),
         )
         handle.on_queued = self.engine.hand_over
         handle.on_poked = self.engine.poked  # for stores that hear of other processes' commits

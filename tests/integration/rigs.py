@@ -16,11 +16,14 @@ from gatepost.adapters.storage.sqlite import SqliteStore
 from gatepost.domain.deliveries import Delivery, Status
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.outcomes import Refused, Response
+from gatepost.domain.tasks import TaskChange
 from gatepost.domain.webhooks import Webhook, with_changes
 from gatepost.engine.engine import Engine
+from gatepost.engine.terms import Limits
 from gatepost.ports import Saved
 
 LEASE = timedelta(seconds=30)
+TURNS_OF_QUIET = 15  # of the event loop, in which whatever was woken comes to ask the store
 FAILED = Refused(Response(500, (), b"broken"))
 
 
@@ -53,13 +56,13 @@ class Rig:
         self.store = store
         self.clock = clock
         self.sender = ScriptedSender(clock)
-        self.chance = NumberedChance()
+        self.chance = NumberedChance(first=1 << 40)  # far from the ids that builders draw
         self.group = make_group()
         self.engine: Engine | None = None
         self._watched = Watched(store)
         self._running: asyncio.Task[None] | None = None
 
-    async def start(self, store: Any = None, owner: str = "eng_1") -> Engine:
+    async def start(self, store: Any = None, owner: str = "eng_1", *, max_in_flight: int = 8192) -> Engine:
         self._watched = Watched(store or self.store)
         self.engine = Engine(
             self._watched,
@@ -68,8 +71,7 @@ class Rig:
             self.chance,
             owner=owner,
             user_agent="Gatepost/test",
-            lease=LEASE,
-            max_in_flight=8192,
+            limits=Limits(lease=LEASE, max_in_flight=max_in_flight),
         )
         self.store.on_queued = self.engine.hand_over
         self._running = asyncio.create_task(self.engine.run())
@@ -96,7 +98,9 @@ class Rig:
         return webhook
 
     async def emit(self, *webhooks: Webhook) -> list[Delivery]:
-        change = make_task_change(group_id=self.group.id, at=self.clock.now())
+        return await self.emit_change(make_task_change(group_id=self.group.id, at=self.clock.now()), *webhooks)
+
+    async def emit_change(self, change: TaskChange, *webhooks: Webhook) -> list[Delivery]:
         deliveries = [make_delivery(change.event, webhook) for webhook in webhooks]
         version = (await self.store.subscriptions(self.group.id)).version
         saved = await self.store.save_change(self.group.id, change, deliveries, webhooks_version=version)
@@ -115,6 +119,25 @@ class Rig:
         """Let time pass in which nothing is expected."""
         for _ in range(20):
             await self._tick(seconds / 20, pause=0.002)
+
+    async def lives(self, seconds: float, *, step: float = 0.25, stride: float = 60.0) -> None:
+        """Let a long time pass: in small steps while the engine has a lane, in strides while it has nothing to do."""
+        ends = self.clock.boot() + seconds
+        while (left := ends - self.clock.boot()) > 0:
+            is_busy = self.engine is not None and self.engine.lanes_held > 0
+            self.clock.advance(min(step if is_busy else stride, left))
+            await self.settled()
+
+    async def settled(self) -> None:
+        """Let everybody do whatever can be done without more time."""
+        quiet = 0
+        while quiet < TURNS_OF_QUIET:
+            busy = self._watched.unanswered > 0
+            await asyncio.sleep(0.0005 if busy else 0)
+            quiet = 0 if busy else quiet + 1
+
+    async def webhook_now(self, webhook: Webhook) -> Webhook:
+        return await self.store.webhook(self.group.id, webhook.id)
 
     async def _tick(self, seconds: float, *, pause: float) -> None:
         """Let time pass, but not much of it while the store works, however slow this machine is."""

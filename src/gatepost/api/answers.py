@@ -15,6 +15,7 @@ from gatepost.domain.errors import invalid
 from gatepost.domain.events import Event, Json, rfc3339, rfc3339_or_none
 from gatepost.domain.outcomes import Response, error_class_of, response_of
 from gatepost.domain.replays import ReplayJob
+from gatepost.domain.stats import Bucket
 from gatepost.domain.tasks import HistoryEntry
 from gatepost.domain.webhooks import Webhook
 from gatepost.ports import Page, Replayable
@@ -157,6 +158,20 @@ def replay_job_json(job: ReplayJob) -> Json:
             "from": rfc3339_or_none(wanted.created_from),
             "to": rfc3339_or_none(wanted.created_to),
         },
+    }
+
+
+def stats_json(bucket: Bucket, step: timedelta) -> Json:
+    tally = bucket.tally
+    return {
+        "webhookId": bucket.webhook_id,
+        "from": rfc3339(bucket.start_at),
+        "to": rfc3339(bucket.start_at + step),
+        "delivered": tally.delivered,
+        "failed": tally.failed,
+        "dead": tally.dead,
+        "p50Ms": tally.percentile_ms(50),
+        "p95Ms": tally.percentile_ms(95),
     }
 
 

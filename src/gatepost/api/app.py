@@ -13,7 +13,7 @@ from gatepost.api import openapi, problems
 from gatepost.api.calls import Services
 from gatepost.api.edge import Edge
 from gatepost.api.peers import Peers
-from gatepost.api.routes import auth, deliveries, events, groups, health, keys, replays, swaps, tasks, webhooks
+from gatepost.api.routes import auth, deliveries, events, groups, health, keys, replays, stats, swaps, tasks, webhooks
 from gatepost.domain.events import to_json
 from gatepost.ports import Clock
 
@@ -24,7 +24,7 @@ DOCS_POLICY = "default-src 'none'; frame-ancestors 'none'"  # framing does not f
 
 def create_app(services: Services, *, clock: Clock, ready: Callable[[], bool], peers: Peers | None = None) -> FastAPI:
     """Return the application; `ready` says whether `/health/ready` answers 200."""
-    app = _app(clock, ready, auth, groups, keys, tasks, swaps, events, webhooks, deliveries, replays, health)
+    app = _app(clock, ready, auth, groups, keys, tasks, swaps, events, webhooks, deliveries, replays, stats, health)
     app.state.services = services
     app.state.peers = peers or Peers()
     app.router.routes.extend(_documents(app))

@@ -24,6 +24,7 @@ from gatepost.services.keys import Keys
 from gatepost.services.people import People
 from gatepost.services.replays import Replays
 from gatepost.services.requests import Requests
+from gatepost.services.stats import Stats
 from gatepost.services.swaps import Swaps
 from gatepost.services.tasks import Tasks
 from gatepost.services.webhooks import Webhooks
@@ -50,6 +51,7 @@ class Services:
     events: Events
     webhooks: Webhooks
     deliveries: Deliveries
+    stats: Stats
     replays: Replays
 
     async def close(self) -> None:

@@ -45,6 +45,9 @@ class Retention:
         )
 
 
+DEFAULT_RETENTION = Retention()
+
+
 def first_id(prefix: str, at: datetime) -> str:
     """Return an id that sorts before all that are drawn from a moment on, and after all that were drawn before it.
 

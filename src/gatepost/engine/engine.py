@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Protocol
 
 import structlog
 
@@ -20,7 +19,9 @@ from gatepost.domain.errors import StoreUnavailable
 from gatepost.engine.dispatcher import Dispatcher
 from gatepost.engine.lane import Lane, Phase
 from gatepost.engine.replays import Replays
-from gatepost.ports import Chance, Clock, LaneAsk, LaneRead, LaneStore, LeasedLane, Release, ReplayStore, Sender
+from gatepost.engine.retention import CHECK_EVERY, Purges
+from gatepost.engine.terms import EngineStore, Limits
+from gatepost.ports import Chance, Clock, LaneAsk, LaneRead, LeasedLane, Release, Sender
 
 LANES_AT_ONCE = 200  # leased or read in one call
 READ_AHEAD = 200  # deliveries of one lane
@@ -36,10 +37,6 @@ USABLE_PART = 0.8  # of a lease, from before it was asked for; what is left over
 log = structlog.get_logger()
 
 
-class EngineStore(LaneStore, ReplayStore, Protocol):
-    """What an engine asks of the store."""
-
-
 class Engine:
     """Delivers what the store owes, for as long as it runs; tells nobody and trusts no hint."""
 
@@ -52,16 +49,18 @@ class Engine:
         *,
         owner: str,
         user_agent: str,
-        lease: timedelta,
-        max_in_flight: int,
+        limits: Limits,
     ) -> None:
         self._store = store
         self._clock = clock
         self._owner = owner
-        self._lease = lease
-        self._dispatcher = Dispatcher(store, sender, clock, chance, user_agent=user_agent, max_in_flight=max_in_flight)
+        self._lease = limits.lease
+        self._dispatcher = Dispatcher(
+            store, sender, clock, chance, user_agent=user_agent, max_in_flight=limits.max_in_flight
+        )
         self._lanes = self._dispatcher.lanes
         self._replays = Replays(store, clock, owner=owner)
+        self._purges = Purges(store, clock, owner=owner, retention=limits.retention)
         self._edited_since_leasing: set[str] = set()
         self._unserved: list[tuple[LeasedLane, float]] = []  # leased, and when that was asked for
         self._renewed = 0.0
@@ -83,6 +82,7 @@ class Engine:
             self._every(self._lease / 3, self._renew_leases),
             self._every(SWEEP_EVERY, self._sweep),
             self._every(POLL, self._replays.advance),
+            self._every(CHECK_EVERY, self._purges.advance),
             self._dispatcher.recorder.run(),
             self._dispatcher.take_turns(),
             self._dispatcher.ring_alarms(),
@@ -117,7 +117,9 @@ class Engine:
 
     async def _finish_when_asked(self) -> None:
         await self._stop_asked.wait()
-        await asyncio.gather(self._retire(), self._replays.finish(), self._dispatcher.shut_down())
+        await asyncio.gather(
+            self._retire(), self._replays.finish(), self._purges.finish(), self._dispatcher.shut_down()
+        )
 
     async def _retire(self) -> None:
         """Leave the others what we shall not lease any more, however long our last request takes."""
