@@ -17,6 +17,7 @@ To stamp each delivery with the token when it is read would close that, for a wr
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from bson import ObjectId
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
@@ -27,6 +28,7 @@ from gatepost.adapters.storage.mongo_documents import (
     OPEN,
     attempt_document,
     progress_fields,
+    same,
 )
 from gatepost.adapters.storage.mongo_driver import (
     NOT_BSON,
@@ -40,6 +42,7 @@ from gatepost.adapters.storage.mongo_driver import (
     several,
 )
 from gatepost.adapters.storage.mongo_operator_events import emit_operator_events
+from gatepost.adapters.storage.mongo_stats import count
 from gatepost.adapters.storage.mongo_webhook_documents import CONDITION_FIELDS, condition_fields
 from gatepost.adapters.storage.recording import without_response
 from gatepost.adapters.storage.rows import NEVER_MS, to_ms
@@ -122,16 +125,37 @@ async def _write(settled: Iterable[Settled], mongo: Mongo) -> None:
     for part in _rounds(settled):
         await _bring_about(mongo, part)
         probes = await _probes_kept(mongo, part)
+        stamp = str(ObjectId())
         try:
-            updates = [_update(each, probes.get(each.delivery.id, [])) for each in part]
-            await mongo.deliveries.bulk_write(updates, ordered=False)
-        except NOT_BSON as error:
-            raise Unstorable(said_by(error)) from error
-        except BulkWriteError as error:
-            refused = set(error_codes(error))
-            if error.details.get("writeConcernErrors") or not refused or not refused <= _OF_THE_DOCUMENT:
+            updates = [_update(each, probes.get(each.delivery.id, []), stamp) for each in part]
+            written = await mongo.deliveries.bulk_write(updates, ordered=False)
+        except (*NOT_BSON, BulkWriteError) as error:
+            await count(mongo, await _moved(mongo, part, stamp))  # the others are not moved by the next try
+            if isinstance(error, BulkWriteError) and not _is_of_the_document(error):
                 raise
             raise Unstorable(said_by(error)) from error
+        is_whole = written.matched_count == len(part)
+        moved = part if is_whole else await _moved(mongo, part, stamp)
+        await count(mongo, [each for each in moved if not _is_failed_probe(each)])
+
+
+def _is_of_the_document(error: BulkWriteError) -> bool:
+    refused = set(error_codes(error))
+    return bool(refused) and refused <= _OF_THE_DOCUMENT and not error.details.get("writeConcernErrors")
+
+
+async def _moved(mongo: Mongo, settled: Sequence[Settled], stamp: str) -> list[Settled]:
+    """Return what a write has recorded, which its answer does not tell, but for probes that failed.
+
+    What has been recorded of the same deliveries since is missing.
+    """
+    by_id = {each.delivery.id: each for each in settled}
+    moved: list[Settled] = []
+    for part in parts_of(by_id):
+        webhooks = sorted({by_id[each].delivery.webhook_id for each in part})  # for the shard key
+        asked = {"_id": {"$in": part}, "webhook_id": {"$in": webhooks}, "recorded_by": same(stamp)}
+        moved += [by_id[each["_id"]] for each in await fetch(mongo.deliveries.find(asked, {"_id": 1}))]
+    return moved
 
 
 def _rounds(settled: Iterable[Settled]) -> list[list[Settled]]:
@@ -180,7 +204,7 @@ async def _probes_kept(mongo: Mongo, settled: Iterable[Settled]) -> dict[str, li
     return kept
 
 
-def _update(settled: Settled, probes: Sequence[str]) -> UpdateOne:
+def _update(settled: Settled, probes: Sequence[str], stamp: str) -> UpdateOne:
     """Return what records an attempt of a delivery that has these failed probes.
 
     Raises: UnicodeEncodeError, for half a surrogate pair in a header.
@@ -192,7 +216,7 @@ def _update(settled: Settled, probes: Sequence[str]) -> UpdateOne:
             change["$unset"] = {f"probes.{each}": "" for each in oldest}
         return UpdateOne(asked, change)
     place = {f"attempts.{attempt.number}": attempt_document(attempt)}
-    return UpdateOne(asked, {"$set": place | progress_fields(settled.progress)})
+    return UpdateOne(asked, {"$set": place | progress_fields(settled.progress) | {"recorded_by": stamp}})
 
 
 def _awaiting(settled: Settled) -> Document:

@@ -22,6 +22,7 @@ from gatepost.adapters.storage.mongo_documents import (
 )
 from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, insert_new, said_by
 from gatepost.adapters.storage.mongo_outbox import NOTHING_WAITS, poke
+from gatepost.adapters.storage.mongo_retention import hold_events
 from gatepost.adapters.storage.paging import page_of
 from gatepost.adapters.storage.rows import to_ms
 from gatepost.domain.deliveries import Attempt, DeadReason, Delivery, queued
@@ -103,8 +104,11 @@ async def _add_replay(mongo: Mongo, group_id: str, delivery: Delivery) -> Saved:
         return Saved.DONE if was_added else Saved.STALE
     document = delivery_document(delivery)
     with mongo.hand_over.emission([queued(delivery, body=event["body"], hop=event["hop"])]) as hand_over:
-        # This is the commit: what fails after it unsays nothing. Made before, it may have been sent since.
-        if not await insert_new(mongo.deliveries, [document]):
+        # This is the commit, if its event stays. Made before, it may have been sent since.
+        is_new = await insert_new(mongo.deliveries, [document])
+        if not await hold_events(mongo, group_id, [document]):
+            return Saved.STALE
+        if not is_new:
             return Saved.DONE
         try:
             await poke(mongo, {delivery.webhook_id: document["next_attempt_at"]})

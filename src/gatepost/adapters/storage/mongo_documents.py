@@ -119,6 +119,7 @@ def event_document(event: Event, webhooks_version: int) -> Document:
         "task_versions": [version for _, version in event.tasks],
         "order": event_order(to_ms(event.created_at), event.id),
         "webhooks_version": webhooks_version,  # that its webhooks were matched at
+        "going": "",  # who is about to let go of it (`mongo_retention.py`)
     }
 
 
@@ -150,6 +151,9 @@ def delivery_document(delivery: Delivery, *attempts: Attempt, tasks: Iterable[tu
         "places": [place_of(*each) for each in tasks] if delivery.replay_of is None else [],
         "attempts": {str(attempt.number): attempt_document(attempt) for attempt in attempts},
         "probes": {},
+        "job_id": "",  # of the bulk replay that made it
+        "recorded_by": "",  # which write did the last attempt
+        "bare": 0,  # whether heads and bodies of the answers are gone
     }
 
 
@@ -208,7 +212,7 @@ def attempts_from_document(document: Mapping[str, Any]) -> list[Attempt]:
     """Return the attempts of a delivery in the order they were made."""
     kept = [*document["attempts"].values(), *document["probes"].values()]
     kept.sort(key=lambda each: (each["started_at"], each["number"], each["id"]))
-    return [attempt_from(_row({**each, "delivery_id": ""}, _ATTEMPT)) for each in kept]
+    return [attempt_from(_row({"headers": None, "body": None, **each, "delivery_id": ""}, _ATTEMPT)) for each in kept]
 
 
 def _row(document: Mapping[str, Any], fields: Iterable[str]) -> tuple[Any, ...]:

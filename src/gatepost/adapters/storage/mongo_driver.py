@@ -67,6 +67,8 @@ class Mongo:
         self.lanes = self.database["lanes"]
         self.workers = self.database["workers"]
         self.deliveries = self.database["deliveries"]
+        self.replay_jobs = self.database["replay_jobs"]
+        self.stats = self.database["stats"]
         self._turns = asyncio.Semaphore(TURNS)
         # Owners that left this store: what they asked for before may still be under way, and takes nothing any more.
         self.left: set[str] = set()

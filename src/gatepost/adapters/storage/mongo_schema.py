@@ -12,7 +12,8 @@ Shard keys, for the collections that grow without end (the others are small, and
     deliveries      webhook_id, id               a lane's reads and the recording of its outcomes ask one shard
 
 What writes one document of these names the whole shard key, what reads or writes several its first field. Asked of all
-shards are only the sweep, and what people ask about deliveries of several webhooks.
+shards are only the sweep, retention's walk through deliveries and its question whether an event has any left, and what
+people ask about deliveries of several webhooks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,7 +84,15 @@ INDEXES: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("group_id", "id"),  # the list of a group
         ("group_id", "status", "id"),  # its dead letters, say
         ("group_id", "task_ids", "id"),  # what is about a task
-        ("group_id", "event_id", "id"),  # whom an event went to
+        ("group_id", "event_id", "id"),  # whom an event went to; retention: whether anybody is left
+    ),
+    "replay_jobs": (
+        ("group_id", "webhook_id", "id"),  # a webhook's jobs
+        ("active", "lease_until"),  # those that engines look after
+    ),
+    "stats": (
+        ("webhook_id", "bucket_at"),  # a webhook's buckets
+        ("bucket_at",),  # those to let go of
     ),
 }
 

@@ -13,8 +13,11 @@ from gatepost.adapters.storage.mongo_keys import MongoKeys
 from gatepost.adapters.storage.mongo_lanes import MongoLanes
 from gatepost.adapters.storage.mongo_owners import MongoOwners
 from gatepost.adapters.storage.mongo_people import MongoPeople
+from gatepost.adapters.storage.mongo_replays import MongoReplays
 from gatepost.adapters.storage.mongo_requests import MongoRequests
+from gatepost.adapters.storage.mongo_retention import MongoRetention
 from gatepost.adapters.storage.mongo_schema import check_schema, make_schema
+from gatepost.adapters.storage.mongo_stats import MongoStats
 from gatepost.adapters.storage.mongo_swaps import MongoSwaps
 from gatepost.adapters.storage.mongo_tasks import MongoTasks
 from gatepost.adapters.storage.mongo_webhooks import MongoWebhooks
@@ -31,9 +34,12 @@ class MongoStore(
     MongoEvents,
     MongoWebhooks,
     MongoDeliveries,
+    MongoReplays,
     MongoLanes,
     MongoAttempts,
     MongoOwners,
+    MongoStats,
+    MongoRetention,
 ):
     """Implements every store of `ports`.
 
