@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import httpx2
 import uvloop
@@ -35,8 +35,7 @@ class Receiver(asyncio.Protocol):
     taken: ClassVar[list[float]] = []  # milliseconds; of all connections
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         self._received = b""
 
     def data_received(self, data: bytes) -> None:
