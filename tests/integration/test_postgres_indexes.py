@@ -15,6 +15,7 @@ from gatepost.adapters.storage import (
     postgres_lanes,
     postgres_pokes,
     sql_attempts,
+    sql_consequences,
     sql_deliveries,
     sql_emitting,
     sql_events,
@@ -23,6 +24,7 @@ from gatepost.adapters.storage import (
     sql_lanes,
     sql_owners,
     sql_people,
+    sql_replays,
     sql_requests,
     sql_swaps,
     sql_tasks,
@@ -31,7 +33,7 @@ from gatepost.adapters.storage import (
 from gatepost.adapters.storage.postgres_connections import connect
 from gatepost.adapters.storage.postgres_dialect import in_postgres
 from gatepost.adapters.storage.rows import ATTEMPT_TYPES
-from gatepost.ports import Saved
+from gatepost.ports import Reading, Saved
 
 UNFINISHED = "deliveries_unfinished"
 ENGINE_QUERIES = {
@@ -42,7 +44,17 @@ ENGINE_QUERIES = {
     "leases": (sql_owners.LEASES, "", {"lanes_pkey"}),
     "renew": (sql_owners.RENEW, "", {"lanes_pkey"}),
     "wanted": (sql_owners.WANTED, "", {"lanes_free", "lanes_leased"}),
-    "read": (postgres_lanes.READ_LANES, "", {"lanes_pkey", UNFINISHED, "events_pkey"}),
+    "read": (postgres_lanes.READ_LANES[Reading.DUE], "", {"lanes_pkey", UNFINISHED, "events_pkey"}),
+    "read in order": (
+        postgres_lanes.READ_LANES[Reading.IN_ORDER],
+        "",
+        {"lanes_pkey", UNFINISHED, "events_pkey", "event_tasks_pkey", "deliveries_of_event"},
+    ),
+    "read to probe": (
+        postgres_lanes.READ_LANES[Reading.PROBE],
+        "",
+        {"lanes_pkey", UNFINISHED, "deliveries_pkey", "events_pkey"},
+    ),
     "release": (postgres_lanes.RELEASE_LANES, "", {"lanes_pkey", UNFINISHED}),
     "forgotten": (sql_lanes.FORGOTTEN, "", {"lanes_free", UNFINISHED}),
     "orphaning": (sql_lanes.ORPHANING, "", {"webhooks_deleted", UNFINISHED}),
@@ -52,7 +64,11 @@ ENGINE_QUERIES = {
     "replace attempts": (sql_attempts.REPLACE_ATTEMPTS, ATTEMPT_TYPES, {"deliveries_pkey"}),
     "move": (sql_attempts.MOVE, sql_attempts.MOVE_TYPES, {"deliveries_pkey"}),
     "amend": (sql_attempts.AMEND, sql_attempts.MOVE_TYPES, {"deliveries_pkey"}),
-    "clean": (sql_attempts.CLEAN, "text bigint", {"lanes_pkey"}),
+    "clean": (sql_attempts.CLEAN, sql_attempts.CLEAN_TYPES, {"lanes_pkey"}),
+    "lock webhooks": (sql_consequences.LOCK_WEBHOOKS, "", {"webhooks_pkey"}),
+    "disable": (sql_webhooks.DISABLE, "", {"webhooks_pkey"}),
+    "webhooks of groups": (sql_consequences.GROUPS_WEBHOOKS, "", {"groups_pkey", "webhooks_of_group"}),
+    "discard": (sql_deliveries.DISCARD, "", {UNFINISHED, "deliveries_pkey"}),
     "before emit": (sql_emitting.BEFORE_EMIT, "", {"groups_pkey", "events_pkey"}),
     "served": (sql_webhooks.SERVED, "", {"webhooks_pkey"}),
     "lane marks": (sql_webhooks.LANE_MARKS, "", {"webhooks_pkey", "lanes_pkey"}),
@@ -105,8 +121,21 @@ TASK_QUERIES: dict[str, tuple[str, str, set[str]]] = {
     "last revision": (sql_webhooks.LAST_REVISION, "", {"webhook_revisions_pkey"}),
     "routed webhooks": (sql_events.ROUTED_WEBHOOKS, "", {"webhooks_pkey"}),
     "first deliveries": (sql_events.FIRST_DELIVERIES, "", {"deliveries_of_event"}),
+    "webhook": (sql_webhooks.WEBHOOK, "", {"webhooks_pkey", "lanes_pkey"}),
+    "webhooks": (sql_webhooks.WEBHOOKS, "", {"webhooks_of_group", "lanes_pkey"}),
     "webhook is there": (sql_webhooks.IS_THERE, "", {"webhooks_pkey"}),
     "delivery is there": (sql_deliveries.IS_THERE, "", {"deliveries_pkey"}),
+    "replay": (sql_replays.JOB, "", set()),
+    "replays": (sql_replays.JOBS, "", {"replay_jobs_of_webhook"}),
+    "cancel replay": (sql_replays.CANCEL, "", set()),
+    "any replay": (sql_replays.RUNNING, "", {"replay_jobs_running"}),
+    "running replays": (sql_replays.RUNNING_JOBS, "", {"replay_jobs_running"}),
+    "lease replays": (sql_replays.LEASE, "text bigint text bigint", {"replay_jobs_pkey"}),
+    "replay of ours": (sql_replays.OURS, "", set()),
+    "step of a replay": (sql_replays.OWNER_OF_STEP, "", set()),
+    "end of a part": (sql_replays.PART_ENDS_AT, "", {"deliveries_of_webhook"}),
+    "bytes of events": (sql_replays.BYTES, "", {"events_pkey"}),
+    "move on": (sql_replays.MOVE_ON, "", {"replay_jobs_pkey"}),
 }
 # What each list goes along.
 LIST_INDEXES = {
@@ -116,6 +145,12 @@ LIST_INDEXES = {
     "deliveries of a task": "deliveries_of_event",
     "deliveries of a task and a webhook": "deliveries_of_event",
     "dead letters": "deliveries_dead",
+    "replayable": "deliveries_of_webhook",
+    "replayable from a day": "deliveries_of_webhook",
+    "replayable dead letters": "deliveries_dead",
+    "part of a replay": "deliveries_of_webhook",
+    "part of a replay from a day": "deliveries_of_webhook",
+    "part of a replay of dead letters": "deliveries_of_webhook",
     "tasks": "tasks_pkey",
     "tasks with a text": "tasks_pkey",
     "tasks of a status": "tasks_of_status",
@@ -129,7 +164,7 @@ LIST_INDEXES = {
     "events of a task and a type": "event_tasks_pkey",
 }
 # Indexes that hold only what is looked for may be walked from end to end.
-WALKED = {"installation_owners", "lanes_leased", "webhooks_deleted"}
+WALKED = {"installation_owners", "lanes_leased", "replay_jobs_running", "webhooks_deleted"}
 
 
 @pytest.mark.parametrize("size", ["of empty tables", "of full tables"])
@@ -187,6 +222,11 @@ FROM generate_series(1, 2000) n;
 INSERT INTO sessions SELECT 'ses_' || n, 'usr_' || n % 500, '', 0, n FROM generate_series(1, 2000) n;
 INSERT INTO requests SELECT 'req_' || n, '', '', n, '' FROM generate_series(1, 2000) n;
 """
+REPLAYS = """
+INSERT INTO replay_jobs (id, group_id, webhook_id, total, created_at, status, done)
+SELECT 'rpl_' || n, 'grp_' || n % 50, 'wh_' || n % 50, 9, 0, CASE WHEN n % 400 = 0 THEN 'running' ELSE 'done' END, 0
+FROM generate_series(1, 2000) n
+"""
 
 
 COPIED = {
@@ -215,10 +255,11 @@ async def fill(postgres: Postgres18Backend) -> None:
             FROM deliveries d, generate_series(1, 500) n
         """)
         await connection.execute("""
-            INSERT INTO lanes SELECT webhook_id || n, n, 0, 0, CASE WHEN n % 3 = 0 THEN 'x' ELSE '' END, 0, n
+            INSERT INTO lanes SELECT webhook_id || n, n, 0, 0, CASE WHEN n % 3 = 0 THEN 'x' ELSE '' END, 0, n, 0, 1, 0
             FROM lanes, generate_series(1, 200) n
         """)
         await connection.execute(ACCOUNTS)
+        await connection.execute(REPLAYS)
         for table, key in COPIED.items():
             await connection.execute(f"""
                 INSERT INTO {table} SELECT (jsonb_populate_record(t, jsonb_build_object('{key}', t.{key} || n))).*

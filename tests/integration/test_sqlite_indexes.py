@@ -10,6 +10,7 @@ from tests.integration.sql_lists import LISTS
 
 from gatepost.adapters.storage import (
     sql_attempts,
+    sql_consequences,
     sql_deliveries,
     sql_emitting,
     sql_events,
@@ -18,6 +19,7 @@ from gatepost.adapters.storage import (
     sql_lanes,
     sql_owners,
     sql_people,
+    sql_replays,
     sql_requests,
     sql_swaps,
     sql_tasks,
@@ -38,16 +40,30 @@ ENGINE_QUERIES: dict[str, tuple[str, int, list[str]]] = {
     "release": (sqlite_lanes.RELEASE, 0, ["PRIMARY KEY", UNFINISHED]),
     "lane": (sqlite_lanes.LANE, 0, ["PRIMARY KEY"]),
     "due": (sqlite_lanes.DUE, 0, [UNFINISHED, "sqlite_autoindex_events_1"]),
+    "in order": (
+        sqlite_lanes.IN_ORDER,
+        0,
+        [
+            UNFINISHED,
+            "earlier USING PRIMARY KEY (group_id=? AND task_id=? AND version<?)",
+            "deliveries_of_event (event_id=? AND webhook_id=? AND replay_key=?)",
+        ],
+    ),
+    "probe": (sqlite_lanes.PROBE, 0, [f"COVERING INDEX {UNFINISHED}", "d USING PRIMARY KEY (id=?)"]),
     "next attempt": (sqlite_lanes.NEXT_ATTEMPT, 0, [UNFINISHED]),
     "forgotten": (sql_lanes.FORGOTTEN, 0, ["lanes_free", UNFINISHED]),
     "orphaning": (sql_lanes.ORPHANING, 0, ["webhooks_deleted", UNFINISHED]),
     "bury": (sql_lanes.BURY, 0, [UNFINISHED, "PRIMARY KEY"]),
     "standing": (sql_attempts.STANDING, 0, ["PRIMARY KEY"]),
-    "add attempts": (sql_attempts.ADD_ATTEMPTS, 13, ["PRIMARY KEY"]),
-    "replace attempts": (sql_attempts.REPLACE_ATTEMPTS, 13, ["PRIMARY KEY"]),
-    "move": (sql_attempts.MOVE, 10, ["PRIMARY KEY"]),
-    "amend": (sql_attempts.AMEND, 10, ["PRIMARY KEY"]),
-    "clean": (sql_attempts.CLEAN, 2, ["PRIMARY KEY"]),
+    "add attempts": (sql_attempts.ADD_ATTEMPTS, 14, ["PRIMARY KEY"]),
+    "replace attempts": (sql_attempts.REPLACE_ATTEMPTS, 14, ["PRIMARY KEY"]),
+    "move": (sql_attempts.MOVE, 11, ["PRIMARY KEY"]),
+    "amend": (sql_attempts.AMEND, 11, ["PRIMARY KEY"]),
+    "clean": (sql_attempts.CLEAN, 7, ["PRIMARY KEY"]),
+    "lock webhooks": (sql_consequences.LOCK_WEBHOOKS, 0, ["PRIMARY KEY"]),
+    "disable": (sql_webhooks.DISABLE, 0, ["PRIMARY KEY"]),
+    "webhooks of groups": (sql_consequences.GROUPS_WEBHOOKS, 0, ["PRIMARY KEY (id=?)", "webhooks_of_group"]),
+    "discard": (sql_deliveries.DISCARD, 0, [UNFINISHED, "PRIMARY KEY (id=?)"]),
     "before emit": (sql_emitting.BEFORE_EMIT, 0, ["PRIMARY KEY", "sqlite_autoindex_events_1"]),
     "served": (sql_webhooks.SERVED, 0, ["PRIMARY KEY"]),
     "lane marks": (sql_webhooks.LANE_MARKS, 0, ["PRIMARY KEY", "PRIMARY KEY"]),
@@ -99,8 +115,21 @@ TASK_QUERIES: dict[str, tuple[str, int, list[str]]] = {
     "last revision": (sql_webhooks.LAST_REVISION, 0, ["PRIMARY KEY (group_id=? AND webhook_id=?)"]),
     "routed webhooks": (sql_events.ROUTED_WEBHOOKS, 0, ["PRIMARY KEY (id=?)"]),
     "first deliveries": (sql_events.FIRST_DELIVERIES, 0, ["deliveries_of_event (event_id=?)"]),
+    "webhook": (sql_webhooks.WEBHOOK, 0, ["PRIMARY KEY (id=?)", "lanes USING PRIMARY KEY"]),
+    "webhooks": (sql_webhooks.WEBHOOKS, 0, ["webhooks_of_group (group_id=? AND id<?)", "lanes USING PRIMARY KEY"]),
     "webhook is there": (sql_webhooks.IS_THERE, 0, ["PRIMARY KEY (id=?)"]),
     "delivery is there": (sql_deliveries.IS_THERE, 0, ["PRIMARY KEY (id=?)"]),
+    "replay": (sql_replays.JOB, 0, ["PRIMARY KEY (id=?)"]),
+    "replays": (sql_replays.JOBS, 0, ["replay_jobs_of_webhook (webhook_id=? AND id<?)"]),
+    "cancel replay": (sql_replays.CANCEL, 0, ["PRIMARY KEY (id=?)"]),
+    "any replay": (sql_replays.RUNNING, 0, ["replay_jobs_running"]),
+    "running replays": (sql_replays.RUNNING_JOBS, 0, ["replay_jobs_running"]),
+    "lease replays": (sql_replays.LEASE, 4, ["PRIMARY KEY (id=?)"]),
+    "replay of ours": (sql_replays.OURS, 0, ["PRIMARY KEY (id=?)"]),
+    "step of a replay": (sql_replays.OWNER_OF_STEP, 0, ["PRIMARY KEY (id=?)"]),
+    "end of a part": (sql_replays.PART_ENDS_AT, 0, ["deliveries_of_webhook (webhook_id=? AND id>?)"]),
+    "bytes of events": (sql_replays.BYTES, 0, ["sqlite_autoindex_events_1 (group_id=? AND id=?)"]),
+    "move on": (sql_replays.MOVE_ON, 0, ["PRIMARY KEY (id=?)"]),
 }
 # What each list goes along.
 LIST_INDEXES = {
@@ -110,6 +139,12 @@ LIST_INDEXES = {
     "deliveries of a task": "deliveries_of_event",
     "deliveries of a task and a webhook": "deliveries_of_event",
     "dead letters": "deliveries_dead",
+    "replayable": "deliveries_of_webhook",
+    "replayable from a day": "deliveries_of_webhook",
+    "replayable dead letters": "deliveries_dead",
+    "part of a replay": "deliveries_of_webhook",
+    "part of a replay from a day": "deliveries_of_webhook",
+    "part of a replay of dead letters": "deliveries_of_webhook",
     "tasks": "PRIMARY KEY (group_id=?",
     "tasks with a text": "PRIMARY KEY (group_id=?",
     "tasks of a status": "tasks_of_status",
@@ -125,6 +160,7 @@ LIST_INDEXES = {
 # A walk along an index that holds only what is looked for, or over rows that the statement brings itself.
 HARMLESS_SCAN = re.compile(
     r"SCAN (webhooks USING (COVERING )?INDEX webhooks_deleted|users USING (COVERING )?INDEX installation_owners"
+    r"|replay_jobs USING (COVERING )?INDEX replay_jobs_running"
     r"|(\d+ )?CONSTANT ROWS?|\(subquery-\d+\)"
     r"|(new|taken|clean|free|found|used)|json_each VIRTUAL TABLE .*)"
 )
