@@ -1,0 +1,125 @@
+"""Counting attempts, and what percentiles are known of afterwards."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from math import ceil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.builders import accepted, make_attempt, make_progress, make_settled, refused, unreachable
+from tests.fakes import NOW
+
+from gatepost.domain.deliveries import Status
+from gatepost.domain.outcomes import ErrorClass
+from gatepost.domain.retry import ONE_ATTEMPT
+from gatepost.domain.stats import (
+    BINS,
+    BOUNDS_MS,
+    BUCKET,
+    BinTally,
+    Ending,
+    Tally,
+    bin_of,
+    count_of,
+    merged,
+    start_of_step,
+    step_for,
+    tally_of,
+)
+from gatepost.ports import Settled
+
+latencies = st.lists(st.integers(0, 60_000).map(lambda ms: timedelta(milliseconds=ms)), min_size=1)
+percents = st.integers(1, 100)
+
+
+def counted(lasted: Sequence[timedelta]) -> Tally:
+    return tally_of(BinTally(bin_of(each), delivered=1, failed=0, dead=0) for each in lasted)
+
+
+@given(latencies, percents)
+def test_a_percentile_lies_in_the_bin_of_the_attempt_that_it_is_about(lasted: list[timedelta], percent: int) -> None:
+    true = sorted(lasted)[ceil(len(lasted) * percent / 100) - 1]
+
+    found = counted(lasted).percentile_ms(percent)
+
+    assert found is not None
+    assert bin_of(timedelta(milliseconds=found)) == bin_of(true)
+
+
+@given(latencies)
+def test_a_greater_percentile_is_never_less(lasted: list[timedelta]) -> None:
+    tally = counted(lasted)
+    found = [tally.percentile_ms(percent) or 0 for percent in range(1, 101)]
+
+    assert found == sorted(found)
+
+
+@given(st.lists(latencies))
+def test_merged_tallies_are_those_of_all_attempts_together(parts: list[list[timedelta]]) -> None:
+    together = counted([each for part in parts for each in part])
+
+    assert merged([counted(part) for part in parts]) == together
+
+
+def test_without_attempts_there_is_no_percentile() -> None:
+    assert merged([]).percentile_ms(50) is None
+    assert merged([]) == tally_of([])
+
+
+@pytest.mark.parametrize("number", range(BINS))
+def test_a_bin_ends_before_its_bound(number: int) -> None:
+    bound = timedelta(milliseconds=BOUNDS_MS[number])
+
+    assert bin_of(bound - timedelta.resolution) == number
+    assert bin_of(bound) == min(number + 1, BINS - 1)
+
+
+@given(st.timedeltas(timedelta(0), timedelta(days=3650)), st.integers(1, 1000))
+def test_a_stretch_of_time_is_never_shown_in_more_buckets_than_asked_for(length: timedelta, most: int) -> None:
+    step = step_for(length, most=most)
+
+    assert -(-length // step) <= most
+    assert step % BUCKET == timedelta(0)
+
+
+@given(st.timedeltas(timedelta(-10_000), timedelta(10_000)), st.integers(1, 1000))
+def test_a_moment_lies_in_the_step_that_it_is_counted_in(since: timedelta, buckets: int) -> None:
+    moment, step = NOW + since, BUCKET * buckets
+
+    start = start_of_step(moment, step)
+
+    assert start <= moment < start + step
+    assert start_of_step(start, step) == start
+
+
+@pytest.mark.parametrize(
+    ("settled", "ending"),
+    [
+        (make_settled(), Ending.DELIVERED),
+        (make_settled(outcome=refused(503)), Ending.FAILED),
+        (make_settled(outcome=refused(503), policy=ONE_ATTEMPT), Ending.DEAD),
+        (make_settled(outcome=unreachable(ErrorClass.INTERNAL_ERROR), policy=ONE_ATTEMPT), Ending.DEAD),
+    ],
+)
+def test_an_attempt_counts_by_what_it_has_made_of_its_delivery(settled: Settled, ending: Ending) -> None:
+    count = count_of(settled.attempt, settled.progress)
+
+    assert count is not None
+    assert (count.bucket_at, count.bin, count.ending) == (start_of_step(NOW, BUCKET), 4, ending)
+
+
+def test_our_own_failures_count_for_nothing() -> None:
+    settled = make_settled(outcome=unreachable(ErrorClass.INTERNAL_ERROR))
+
+    assert count_of(settled.attempt, settled.progress) is None
+
+
+def test_what_a_store_could_not_hold_counts_as_what_it_was() -> None:
+    attempt = make_attempt(outcome=unreachable(ErrorClass.INTERNAL_ERROR))
+    delivered = make_progress(status=Status.DELIVERED)
+
+    count = count_of(attempt, delivered)
+
+    assert count is not None
+    assert count == count_of(make_attempt(outcome=accepted()), delivered)
