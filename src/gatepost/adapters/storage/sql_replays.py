@@ -42,7 +42,10 @@ FROM deliveries WHERE webhook_id = ? AND group_id || '' = ? AND finished_at <= ?
 AND substr(replay_key, 1, {len(KEY_PREFIX)}) <> '{KEY_PREFIX}'
 """
 # Dead letters are few, and have an index of their own.
-_REPLAYABLE_DEAD = _REPLAYABLE.replace("webhook_id =", "webhook_id || '' =").replace("group_id || '' =", "group_id =")
+_REPLAYABLE_DEAD = f"""
+{_REPLAYABLE.replace("webhook_id =", "webhook_id || '' =").replace("group_id || '' =", "group_id =")}
+AND status = 'dead-letter'
+"""
 
 _COLUMNS = (
     "id, group_id, webhook_id, wanted_status, wanted_event, wanted_from, wanted_to, total, created_at, status, done,"
@@ -163,11 +166,8 @@ def _with_conditions(base: str, params: Row, wanted: ReplayFilter) -> tuple[str,
         "event = ?": wanted.event,
         "created_at >= ?": to_ms_or_none(wanted.created_from),
         "created_at < ?": to_ms_or_none(wanted.created_to),
+        "status = ?": wanted.status and wanted.status.value,
     }
-    if wanted.status is Status.DEAD_LETTER:  # in the statement, where SQLite sees that it has an index
-        base += " AND status = 'dead-letter'"
-    else:
-        conditions["status = ?"] = wanted.status and wanted.status.value
     asked = {sql: value for sql, value in conditions.items() if value is not None}
     return " AND ".join([base, *asked]), (*params, *asked.values())
 
