@@ -23,9 +23,9 @@ from tests.contract.steps import (
 from tests.fakes import NOW
 
 from gatepost.domain.deliveries import DeadReason, Status
+from gatepost.domain.health import DisabledReason
 from gatepost.domain.retry import RetryPolicy
 from gatepost.domain.signatures import make_secret, parse_secret
-from gatepost.domain.health import DisabledReason
 from gatepost.domain.webhooks import Secret, Webhook, with_changes
 from gatepost.ports import Saved
 

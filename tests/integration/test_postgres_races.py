@@ -8,12 +8,15 @@ from tests.builders import (
     GROUP_ID,
     accepted,
     make_delivery,
+    make_disabling,
     make_group,
     make_occasion,
+    make_settled,
     make_swap,
     make_task_change,
     make_user,
     make_webhook,
+    refused,
 )
 from tests.contract.backends import Postgres18Backend, Store
 from tests.contract.steps import (
@@ -37,6 +40,7 @@ from tests.contract.steps import (
     read,
     read_one,
     record,
+    record_settled,
     release,
     save,
     save_approval,
@@ -45,11 +49,12 @@ from tests.contract.steps import (
 from tests.fakes import NOW, FakeClock, NumberedChance
 from tests.integration.postgres_rigs import SlowAnswers, ask, changing, until_waiting
 
-from gatepost.adapters.storage import postgres_dialect
+from gatepost.adapters.storage import postgres_dialect, sql_attempts
 from gatepost.adapters.storage.scripts import LOCKED, Unstorable
 from gatepost.domain import swaps, tasks
 from gatepost.domain.deliveries import QueuedDelivery, Status
 from gatepost.domain.groups import Caller, Role
+from gatepost.domain.health import WELL
 from gatepost.domain.tasks import Task
 from gatepost.ports import Draws, Saved, Subscriptions
 from gatepost.services.emitting import Emitter
@@ -195,6 +200,49 @@ async def test_lanes_poked_by_many_are_locked_in_one_order(ada: Store, eve: Stor
     await asyncio.gather(*(poke_all(store, backwards=store is ada) for store in (ada, eve, ada, eve)))
 
     assert {(await read(ada, webhook)).pokes for webhook in webhooks} == {20}
+
+
+# --- disabling -----------------------------------------------------------------------------------------------
+
+
+async def test_a_webhook_that_is_being_enabled_again_is_not_disabled_for_what_was_before(
+    postgres: Postgres18Backend, ada: Store, eve: Store
+) -> None:
+    webhook, lane, delivery, queued = await leased_with_one(ada)
+    disabled = await edit_webhook(ada, webhook, enabled=False)
+    gone = make_settled(queued, refused(410), disabling=make_disabling(webhook))
+
+    async with changing(postgres, "SELECT 1 FROM groups WHERE id = $1 FOR UPDATE", GROUP_ID):
+        enabling = asyncio.create_task(edit_webhook(eve, disabled, now=NOW + SECOND, enabled=True))
+        await until_waiting(postgres)  # it has the webhook and its lane
+        recording = asyncio.create_task(record_settled(ada, lane, gone))
+        await until_waiting(postgres, 2)
+    await asyncio.gather(enabling, recording)
+
+    now = await ada.webhook(GROUP_ID, webhook.id)
+    assert now is not None
+    assert (now.enabled, now.config_version, now.condition) == (True, 3, WELL)
+    assert len((await detail(ada, delivery)).attempts) == 1
+
+
+@RULE
+async def test_edits_and_outcomes_that_disable_take_their_rows_in_one_order(
+    rule: bool, monkeypatch: pytest.MonkeyPatch, postgres: Postgres18Backend, ada: Store, eve: Store
+) -> None:
+    webhook, lane, _, queued = await leased_with_one(ada)
+    gone = make_settled(queued, refused(410), disabling=make_disabling(webhook))
+    if not rule:
+        monkeypatch.setattr(sql_attempts, "lock_disabled", lambda _: iter(()))
+
+    async with changing(postgres, "SELECT 1 FROM deliveries WHERE id = $1 FOR UPDATE", queued.id):
+        recording = asyncio.create_task(record_settled(ada, lane, gone))
+        await until_waiting(postgres)  # it has the lane
+        editing = asyncio.create_task(edit_webhook(eve, webhook, name="Another name"))
+        await until_waiting(postgres, 2)
+    ended = await asyncio.gather(recording, editing, return_exceptions=True)
+
+    deadlocked = [each for each in ended if "deadlock" in str(getattr(each, "detail", each))]
+    assert bool(deadlocked) is not rule
 
 
 # --- emitting ------------------------------------------------------------------------------------------------

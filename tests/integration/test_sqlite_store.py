@@ -144,7 +144,7 @@ async def test_another_secret_key_is_refused_at_once(tmp_path: Path) -> None:
     await (await opened(tmp_path / "gatepost.db")).close()
 
 
-@pytest.mark.parametrize("column", ["schedule", "health", "url"])
+@pytest.mark.parametrize("column", ["schedule", "disabled_reason", "url"])
 async def test_a_webhook_whose_row_makes_no_sense_is_damaged_too(tmp_path: Path, column: str) -> None:
     store = await opened(tmp_path / "gatepost.db")
     damaged = make_webhook()

@@ -32,7 +32,8 @@ ORDER BY lanes.webhook_id, due.next_attempt_at, due.id
 """
 _DUE = "webhook_id = lanes.webhook_id AND finished_at IS NULL AND next_attempt_at <= ?"
 _LONGEST_DUE_FIRST = "ORDER BY next_attempt_at, id LIMIT asked.most + 1"
-# Of each task, down from the version before: what has something unfinished before it mostly has it right there.
+# Of each task, down from the version before: what has something unfinished before it mostly has it right there. An event
+# has few deliveries, a webhook many: `|| ''` has them looked up from the event's side.
 _IN_ORDER = """(deliveries.replay_key <> '' OR NOT EXISTS (
     SELECT 1 FROM (
         SELECT tasks FROM events WHERE group_id = deliveries.group_id AND id = deliveries.event_id LIMIT 1
@@ -40,7 +41,7 @@ _IN_ORDER = """(deliveries.replay_key <> '' OR NOT EXISTS (
     WHERE (
         SELECT 1 FROM event_tasks AS earlier CROSS JOIN LATERAL (
             SELECT 1 FROM deliveries AS before
-            WHERE before.event_id = earlier.event_id AND before.webhook_id = deliveries.webhook_id
+            WHERE before.event_id = earlier.event_id AND before.webhook_id || '' = deliveries.webhook_id
                   AND before.replay_key = '' AND coalesce(before.finished_at, 0) = 0
             LIMIT 1
         ) AS unfinished

@@ -8,7 +8,7 @@ from typing import Any
 
 from gatepost.domain.deliveries import Attempt, DeadReason, Delivery, Progress, QueuedDelivery, Status
 from gatepost.domain.events import Event
-from gatepost.domain.health import WELL, Condition
+from gatepost.domain.health import Condition
 from gatepost.domain.network import parse_target
 from gatepost.domain.outcomes import Accepted, Blocked, ErrorClass, Outcome, Refused, Response, Unreachable
 from gatepost.domain.swaps import Swap, SwapSide, SwapStatus

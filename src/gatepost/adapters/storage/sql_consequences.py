@@ -3,22 +3,21 @@
 from collections.abc import Iterable, Sequence
 
 from gatepost.adapters.storage.rows import from_words, to_ms
-from gatepost.adapters.storage.scripts import IN_LIST, LOCKED, Emitted, Script, fetch, listed
+from gatepost.adapters.storage.scripts import IN_LIST, LOCKED, Script, fetch, listed
 from gatepost.adapters.storage.sql_emitting import add_event_once, owe
 from gatepost.adapters.storage.sql_webhooks import disable
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.events import Event
 from gatepost.domain.operator_events import owed_to
 from gatepost.domain.webhooks import Subscription
-from gatepost.ports import LaneOutcomes, Settled
+from gatepost.ports import LaneOutcomes, Settled, Subscriptions
 
 LOCK_WEBHOOKS = f"SELECT 1 FROM webhooks WHERE id {IN_LIST} ORDER BY id {LOCKED}"
-# The version and what was asked for at it, as of one moment.
-GROUPS_WEBHOOKS = f"""
-SELECT groups.id, groups.webhooks_version, webhooks.id, webhooks.enabled, webhooks.events, webhooks.ignore_origins,
-       webhooks.max_attempts
-FROM groups LEFT JOIN webhooks ON webhooks.group_id = groups.id AND webhooks.deleted_at IS NULL
-WHERE groups.id {IN_LIST} ORDER BY webhooks.id
+# The version of a group's webhooks and what they ask for at it, as of one moment.
+GROUPS_WEBHOOKS = """
+SELECT groups.webhooks_version, webhooks.id, enabled, events, ignore_origins, max_attempts
+FROM groups LEFT JOIN webhooks ON webhooks.group_id = ? AND webhooks.deleted_at IS NULL
+WHERE groups.id = ? ORDER BY webhooks.id
 """
 
 Told = tuple[Event, str]  # an operator event, and the webhook that it is about
@@ -53,14 +52,13 @@ def disable_webhooks(batch: Iterable[LaneOutcomes]) -> Script[list[Told]]:
 def tell(events: Sequence[Told]) -> Script[list[QueuedDelivery]]:
     """Add operator events and what is owed for them to the webhooks of their groups, as these are now."""
     queued: list[QueuedDelivery] = []
-    if not events:
-        return queued
-    rows = yield fetch(GROUPS_WEBHOOKS, (listed(sorted({event.group_id for event, _ in events})),))
-    versions = {row[0]: row[1] for row in rows}
+    groups: dict[str, Subscriptions] = {}
     for event, about in events:
-        if (yield from add_event_once(event, versions[event.group_id])):
-            subscriptions = [_subscription(*row[2:]) for row in rows if row[0] == event.group_id and row[2] is not None]
-            emitted: Emitted = yield from owe(event, owed_to(subscriptions, event, about=about))
+        if event.group_id not in groups:
+            groups[event.group_id] = yield from _subscriptions(event.group_id)
+        group = groups[event.group_id]
+        if (yield from add_event_once(event, group.version)):
+            emitted = yield from owe(event, owed_to(group.items, event, about=about))
             queued += emitted.queued
     return queued
 
@@ -69,5 +67,11 @@ def _disabling(settled: Iterable[Settled]) -> list[Settled]:
     return [each for each in settled if each.disabling is not None]
 
 
-def _subscription(webhook_id: str, enabled: int, events: str, ignored: str, max_attempts: int) -> Subscription:
-    return Subscription(webhook_id, bool(enabled), from_words(events), from_words(ignored), max_attempts)
+def _subscriptions(group_id: str) -> Script[Subscriptions]:
+    rows = yield fetch(GROUPS_WEBHOOKS, (group_id, group_id))
+    items = [
+        Subscription(webhook_id, bool(enabled), from_words(events), from_words(ignored), max_attempts)
+        for _, webhook_id, enabled, events, ignored, max_attempts in rows
+        if webhook_id is not None
+    ]
+    return Subscriptions(rows[0][0] if rows else 0, tuple(items))

@@ -86,7 +86,7 @@ UPDATE webhooks SET deleted_at = ?, headers = '', secrets = ''
 WHERE id = ? AND group_id = ? AND deleted_at IS NULL
 """
 # What its receiver had done to it no longer counts.
-_DISABLE = """
+DISABLE = """
 UPDATE webhooks SET enabled = 0, disabled_reason = ?, config_version = config_version + 1, updated_at = ?
 WHERE id = ? AND enabled = 1 AND coalesce(deleted_at, 0) = 0 AND enabled_at <= ?
 """
@@ -220,7 +220,7 @@ def _delete(group_id: str, webhook_id: str, now: int) -> Script[Saved]:
 
 def disable(group_id: str, webhook_id: str, reason: DisabledReason, *, started_at: int, now: int) -> Script[bool]:
     """Disable a webhook, unless it was enabled after an attempt of that moment; False when nothing changed."""
-    if not (yield execute(_DISABLE, (reason.value, now, webhook_id, started_at))):
+    if not (yield execute(DISABLE, (reason.value, now, webhook_id, started_at))):
         return False
     yield execute(_HOLD, (webhook_id,))
     [(_, events, ignore_origins, _)] = yield fetch(LAST_REVISION, (group_id, webhook_id))

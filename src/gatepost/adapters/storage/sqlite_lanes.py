@@ -37,11 +37,11 @@ DUE = f"{_DUE} {_LONGEST_DUE_FIRST}"
 # Of each task, down from the version before: what has something unfinished before it mostly has it right there.
 IN_ORDER = f"""
 {_DUE} AND (d.replay_key <> '' OR NOT EXISTS (
-    SELECT 1 FROM json_each('["' || replace(e.tasks, ' ', '","') || '"]') AS task
+    SELECT 1 FROM json_each('["' || replace(e.tasks, ' ', '","') || '"]')
     WHERE (
         SELECT 1 FROM event_tasks AS earlier CROSS JOIN deliveries AS before
-        WHERE earlier.group_id = d.group_id AND earlier.task_id = substr(task.value, 1, instr(task.value, ':') - 1)
-              AND earlier.version < CAST(substr(task.value, instr(task.value, ':') + 1) AS INTEGER)
+        WHERE earlier.group_id = d.group_id AND earlier.task_id = substr(value, 1, instr(value, ':') - 1)
+              AND earlier.version < CAST(substr(value, instr(value, ':') + 1) AS INTEGER)
               AND before.event_id = earlier.event_id AND before.webhook_id = d.webhook_id AND before.replay_key = ''
               AND coalesce(before.finished_at, 0) = 0
         ORDER BY earlier.version DESC LIMIT 1
