@@ -100,6 +100,7 @@ class ScriptedSender:
         self._held: set[str] = set()
         self._started_at: dict[Outgoing, float] = {}
         self.sent: list[Outgoing] = []
+        self.sent_at: list[float] = []  # of each that was sent, in seconds of `boot`
         self.in_flight: list[Outgoing] = []
         self.is_closed = False
 
@@ -124,6 +125,7 @@ class ScriptedSender:
                 loop.call_soon(outgoing.settle, Dropped(), self._clock.boot(), 0.0)
                 continue
             self._started_at[outgoing] = self._clock.boot()
+            self.sent_at.append(self._clock.boot())
             self.sent.append(outgoing)
             self.in_flight.append(outgoing)
             if self._held.isdisjoint(("*", outgoing.target.url, delivery_id_of(outgoing))):

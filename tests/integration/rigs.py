@@ -120,13 +120,17 @@ class Rig:
         for _ in range(20):
             await self._tick(seconds / 20, pause=0.002)
 
-    async def lives(self, seconds: float, *, step: float = 0.25, stride: float = 60.0) -> None:
-        """Let a long time pass: in small steps while the engine has a lane, in strides while it has nothing to do."""
+    async def lives(self, seconds: float, *, step: float = 0.25, stride: float = 120.0) -> None:
+        """Let a long time pass: in small steps while the engine is busy, in strides while nothing is to be done."""
         ends = self.clock.boot() + seconds
-        while (left := ends - self.clock.boot()) > 0:
-            is_busy = self.engine is not None and self.engine.lanes_held > 0
-            self.clock.advance(min(step if is_busy else stride, left))
+        while (left := ends - self.clock.boot()) > 1e-6:
+            self.clock.advance(min(step if self._is_busy else stride, left))
             await self.settled()
+
+    @property
+    def _is_busy(self) -> bool:
+        lanes = self.engine._lanes.values() if self.engine else ()
+        return any(lane.known or lane.look_again or lane.reading or lane.pokes is None for lane in lanes)
 
     async def settled(self) -> None:
         """Let everybody do whatever can be done without more time."""
