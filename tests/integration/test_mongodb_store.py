@@ -16,6 +16,7 @@ from tests.builders import (
     make_delivery,
     make_event,
     make_group,
+    make_job,
     make_key,
     make_occasion,
     make_request,
@@ -54,8 +55,12 @@ from gatepost.domain.deliveries import Status, replayed
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.groups import Role
 from gatepost.domain.people import IDLE
+from gatepost.domain.replays import ReplayFilter
+from gatepost.domain.retention import Kept
+from gatepost.domain.stats import BUCKET
 from gatepost.domain.swaps import SwapStatus
 from gatepost.domain.tasks import TaskStatus
+from gatepost.domain.webhooks import Webhook
 from gatepost.ports import DeliveryQuery, EventQuery, KeptAnswer, TaskQuery
 
 BOX = SecretBox(SECRET_KEY)
@@ -103,7 +108,8 @@ async def test_whatever_is_asked_has_its_index_and_its_shard(store: Store) -> No
                 ranges = {field for field, value in question.items() if isinstance(value, dict)}
                 equal = set(fields) - ranges - {"event", "created_at", "group_id", "password_hash"}
                 assert any(equal <= set(index) for index in INDEXES[name]), (name, question)
-            if name in SHARD_KEYS and (name, fields[0]) not in OF_ALL_SHARDS:
+            is_walk = (name, fields) == ("deliveries", ["_id"]) and "$lt" in question["_id"]  # of retention
+            if name in SHARD_KEYS and (name, fields[0]) not in OF_ALL_SHARDS and not is_walk:
                 key = SHARD_KEYS[name] if method in OF_ONE else SHARD_KEYS[name][:1]
                 assert set(key) <= set(fields), (name, method, question)
 
@@ -144,6 +150,7 @@ async def a_day_of(store: Store) -> None:
     await store.webhooks_to_serve([webhook.id])
     await edit_webhook(store, webhook)
     await a_day_of_swaps_and_events(store)
+    await a_day_of_replays_and_retention(store, webhook)
     await store.delete_webhook(GROUP_ID, webhook.id, now=NOW)
     await store.sweep(now=NOW)
     await store.leave(ADA)
@@ -172,6 +179,26 @@ async def a_day_of_swaps_and_events(store: Store) -> None:
     for query in (EventQuery(), EventQuery(event="order.paid"), EventQuery(event="task.created", task_id=task.id)):
         await store.events(GROUP_ID, query, limit=1, before="0.evt_1")
     await store.routing(GROUP_ID, event.id)
+
+
+async def a_day_of_replays_and_retention(store: Store, webhook: Webhook) -> None:
+    wanted = ReplayFilter(Status.DELIVERED, "task.created", NOW, NOW + HOUR)
+    await store.count_replayable(GROUP_ID, webhook.id, wanted, now=NOW, sample=1)
+    job, cancelled = make_job(webhook), make_job(webhook)
+    for each in (job, cancelled):
+        await store.add_job(GROUP_ID, each)
+    await store.jobs(GROUP_ID, webhook.id, limit=1, before="rpl_z")
+    await store.job(GROUP_ID, webhook.id, job.id)
+    await store.cancel_job(GROUP_ID, webhook.id, cancelled.id, now=NOW)
+    [held] = await store.lease_jobs(ADA, limit=1, now=NOW, lease=HOUR)
+    assert (await store.advance_job(held, limit=1, now=NOW)).made == 1
+    for webhook_id in (None, webhook.id):
+        await store.stats(GROUP_ID, webhook_id=webhook_id, start=NOW - HOUR, end=NOW + HOUR, step=BUCKET)
+    await store.lease_retention(ADA, now=NOW, lease=HOUR, every=HOUR)
+    for kept in Kept:
+        step = await store.purge(kept, before=NOW + HOUR, after="")
+        assert step.purged or kept is Kept.DEAD_LETTERS  # which are asked for as what was delivered is
+    await store.end_retention(ADA, done_at=NOW)
 
 
 async def a_day_of_accounts(store: Store) -> None:

@@ -1,0 +1,246 @@
+"""A bulk replay on MongoDB takes everything once, wherever who runs it dies, pauses or is overtaken.
+
+Each race is made, not waited for: a `Tap` stops one store just before a write, or lets its process die there.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import pytest
+from tests.builders import GROUP_ID, accepted, make_job, make_settled, refused
+from tests.contract.backends import MongoBackend, Store
+from tests.contract.steps import (
+    ADA,
+    EVE,
+    HOUR,
+    LEASE,
+    SECOND,
+    add_webhook,
+    detail,
+    emit_one,
+    give_back,
+    ids,
+    lease,
+    lease_one,
+    read,
+    read_one,
+    record,
+    record_settled,
+    taking,
+)
+from tests.fakes import NOW
+from tests.integration.mongodb_rigs import documents
+from tests.integration.taps import Tap
+
+from gatepost.domain.deliveries import Delivery, QueuedDelivery, Status
+from gatepost.domain.errors import StoreUnavailable
+from gatepost.domain.replays import JobStatus, ReplayJob
+from gatepost.domain.retry import ONE_ATTEMPT
+from gatepost.domain.webhooks import Webhook
+from gatepost.ports import Advanced, DeliveryQuery, JobLease, Saved, Step
+
+MADE_AT = NOW + HOUR
+STEPPED_AT = MADE_AT + SECOND
+LAPSED_AT = STEPPED_AT + LEASE + SECOND
+
+STEPPING = [
+    "replay_jobs.update_one",  # the commit
+    "deliveries.insert_many",
+    "events.update_many",
+    "lanes.bulk_write",
+    "replay_jobs.update_one",
+]
+
+
+@pytest.fixture
+async def store(mongodb: MongoBackend) -> Store:
+    return await mongodb.open()
+
+
+@pytest.fixture
+async def other_store(mongodb: MongoBackend) -> Store:
+    return await mongodb.open()
+
+
+async def test_a_step_is_committed_by_its_first_write(store: Store) -> None:
+    _, job, _ = await job_for(store, 3)
+    held = await lease_job(store, job)
+    tap = Tap(store)
+
+    assert await step(store, held, limit=2) == (Step.MOVED, 2)
+
+    assert tap.written == STEPPING
+
+
+@pytest.mark.parametrize("is_done_first", [False, True])
+@pytest.mark.parametrize("number", range(1, len(STEPPING) + 1))
+@pytest.mark.parametrize("finished_by", ["its owner", "another", "who leases a job that was cancelled"])
+async def test_wherever_its_process_dies_a_step_is_taken_whole_and_once(
+    store: Store, other_store: Store, finished_by: str, number: int, is_done_first: bool
+) -> None:
+    webhook, job, originals = await job_for(store, 3)
+    held = await lease_job(store, job)
+    Tap(store).die_at(number, is_done_first=is_done_first)
+    is_committed = number > 1 or is_done_first
+
+    try:
+        advanced = await step(store, held, limit=2)
+    except StoreUnavailable:
+        advanced = None
+
+    assert advanced == (Advanced(Step.MOVED, 2) if number > 1 else None)
+    assert (await current(other_store, job)).done == (2 if is_committed else 0)
+    if finished_by == "who leases a job that was cancelled":
+        assert await other_store.cancel_job(GROUP_ID, webhook.id, job.id, now=STEPPED_AT) is Saved.DONE
+        for _ in range(2):
+            assert await run_jobs(other_store, EVE, now=LAPSED_AT) == []
+        originals = originals[:2] if is_committed else []
+    else:
+        if finished_by == "another":
+            held = await lease_job(other_store, job, EVE, now=LAPSED_AT)
+        await run_through(other_store, held)
+        ended = await current(other_store, job)
+        assert (ended.status, ended.done) == (JobStatus.DONE, 3)
+
+    assert await replayed_in(other_store, webhook) == ids(originals)
+    assert set(await lease(other_store, now=LAPSED_AT)) == ({webhook.id} if originals else set())
+    await run_jobs(other_store, EVE, now=LAPSED_AT)
+    assert [(each["active"], each["waiting"]) for each in (await documents(other_store))["replay_jobs"]] == [(0, [])]
+
+
+async def test_who_has_lost_a_job_before_the_commit_has_made_nothing(store: Store, other_store: Store) -> None:
+    webhook, job, _ = await job_for(store, 2)
+    held = await lease_job(store, job)
+
+    async with Tap(store).stopped_before("replay_jobs.update_one", step(store, held)) as slow:
+        await lease_job(other_store, job, EVE, now=LAPSED_AT)
+
+    assert slow.result() == (Step.LOST, 0)
+    assert await replayed_in(store, webhook) == []
+
+
+async def test_a_job_that_is_cancelled_just_before_the_commit_has_made_nothing(
+    store: Store, other_store: Store
+) -> None:
+    webhook, job, _ = await job_for(store, 2)
+    held = await lease_job(store, job)
+
+    async with Tap(store).stopped_before("replay_jobs.update_one", step(store, held)) as slow:
+        assert await other_store.cancel_job(GROUP_ID, webhook.id, job.id, now=STEPPED_AT) is Saved.DONE
+
+    assert slow.result() == (Step.LOST, 0)
+    assert await replayed_in(store, webhook) == []
+
+
+@pytest.mark.parametrize("write", ["deliveries.insert_many", "events.update_many", "lanes.bulk_write"])
+async def test_who_is_slow_to_pass_a_step_on_takes_nothing_away_from_the_next(
+    store: Store, other_store: Store, write: str
+) -> None:
+    webhook, job, originals = await job_for(store, 4)
+    held = await lease_job(store, job)
+
+    async with Tap(store).stopped_before(write, step(store, held, limit=2)) as slow:
+        theirs = await lease_job(other_store, job, EVE, now=LAPSED_AT)
+        # They pass on what waits, commit the next step, and die before they pass that on.
+        Tap(other_store).die_at(len(STEPPING[1:]) + 2, is_done_first=False)
+        assert await step(other_store, theirs, limit=2) == (Step.MOVED, 2)
+
+    assert slow.result() == (Step.MOVED, 2)
+    await run_through(store, theirs)
+    assert await replayed_in(store, webhook) == ids(originals)
+
+
+async def test_what_was_sent_and_recorded_meanwhile_is_not_handed_over(store: Store) -> None:
+    webhook, job, _ = await job_for(store, 1)
+    await emit_one(store, webhook, at=STEPPED_AT)
+    lane = await lease_one(store, webhook, now=STEPPED_AT)
+    await record(store, lane, await read_one(store, webhook, now=STEPPED_AT), accepted(), at=STEPPED_AT)
+    held = await lease_job(store, job)
+    handed: list[QueuedDelivery] = []
+    store.on_queued = taking(handed)
+
+    async with Tap(store).stopped_before("lanes.bulk_write", step(store, held)):
+        replay = await read_one(store, webhook, now=STEPPED_AT)
+        await record(store, lane, replay, accepted())
+
+    assert (await detail(store, replay)).delivery.progress.status is Status.DELIVERED
+    assert handed == []
+
+
+async def test_a_delivery_whose_event_goes_in_the_middle_of_a_step_is_withdrawn(
+    store: Store, mongodb: MongoBackend
+) -> None:
+    webhook, job, originals = await job_for(store, 2)
+    held = await lease_job(store, job)
+    handed: list[QueuedDelivery] = []
+    store.on_queued = taking(handed)
+
+    async with Tap(store).stopped_before("deliveries.insert_many", step(store, held)):
+        await mongodb.lose_event(GROUP_ID, originals[0].event_id)
+
+    assert await replayed_in(store, webhook) == [originals[1].id]
+    assert handed == []
+    assert set(await lease(store, now=STEPPED_AT)) == {webhook.id}
+
+
+async def test_a_step_looks_through_a_part_of_the_deliveries_and_goes_on_after_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatepost.adapters.storage.mongo_replays._LOOKED_THROUGH_AT_ONCE", 2)
+    webhook, job, originals = await job_for(store, 5)
+    for _ in range(3):  # in between, what it does not want
+        await emit_one(store, webhook, at=STEPPED_AT)
+    held = await lease_job(store, job)
+
+    made = [await step(store, held) for _ in range(4)]
+
+    assert made == [(Step.MOVED, 2), (Step.MOVED, 2), (Step.MOVED, 1), (Step.MOVED, 0)]
+    await run_through(store, held)
+    assert await replayed_in(store, webhook) == ids(originals)
+
+
+# --- steps ---------------------------------------------------------------------------------------------------
+
+
+async def job_for(store: Store, count: int) -> tuple[Webhook, ReplayJob, list[Delivery]]:
+    """Return a webhook with so many dead letters, and a job to replay them."""
+    webhook = await add_webhook(store)
+    originals = [await emit_one(store, webhook) for _ in range(count)]
+    lane = await lease_one(store, webhook)
+    due = (await read(store, webhook)).deliveries
+    await record_settled(store, lane, *(make_settled(each, refused(), policy=ONE_ATTEMPT) for each in due))
+    await give_back(store, webhook, lane)
+    job = make_job(webhook, created_at=MADE_AT, total=count)
+    assert await store.add_job(GROUP_ID, job) is Saved.DONE
+    return webhook, job, originals
+
+
+async def run_jobs(store: Store, owner: str, *, now: datetime) -> Sequence[JobLease]:
+    return await store.lease_jobs(owner, limit=10, now=now, lease=LEASE)
+
+
+async def lease_job(store: Store, job: ReplayJob, owner: str = ADA, *, now: datetime = STEPPED_AT) -> JobLease:
+    return {each.job_id: each for each in await run_jobs(store, owner, now=now)}[job.id]
+
+
+async def step(store: Store, held: JobLease, *, limit: int = 50) -> Advanced:
+    return await store.advance_job(held, limit=limit, now=STEPPED_AT)
+
+
+async def run_through(store: Store, held: JobLease) -> None:
+    for _ in range(9):
+        if (await step(store, held, limit=2)).step is Step.ENDED:
+            return
+    raise AssertionError("it has no end")
+
+
+async def current(store: Store, job: ReplayJob) -> ReplayJob:
+    found = await store.job(GROUP_ID, job.webhook_id, job.id)
+    assert found is not None
+    return found
+
+
+async def replayed_in(store: Store, webhook: Webhook) -> list[str]:
+    """Return what was replayed of a webhook, in order."""
+    page = await store.deliveries(GROUP_ID, DeliveryQuery(webhook_id=webhook.id), limit=100, before=None)
+    return sorted(each.replay_of for each in page.items if each.replay_of)
