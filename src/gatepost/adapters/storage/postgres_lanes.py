@@ -32,8 +32,8 @@ ORDER BY lanes.webhook_id, due.next_attempt_at, due.id
 """
 _DUE = "webhook_id = lanes.webhook_id AND finished_at IS NULL AND next_attempt_at <= ?"
 _LONGEST_DUE_FIRST = "ORDER BY next_attempt_at, id LIMIT asked.most + 1"
-# Of each task, down from the version before: what has something unfinished before it mostly has it right there. An event
-# has few deliveries, a webhook many: `|| ''` has them looked up from the event's side.
+# Of each task, down from the version before: what has something unfinished before it mostly has it right there.
+# An event has few deliveries, a webhook many: `|| ''` has them looked up from the event's side.
 _IN_ORDER = """(deliveries.replay_key <> '' OR NOT EXISTS (
     SELECT 1 FROM (
         SELECT tasks FROM events WHERE group_id = deliveries.group_id AND id = deliveries.event_id LIMIT 1

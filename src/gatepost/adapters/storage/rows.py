@@ -203,7 +203,9 @@ DELIVERY_COLUMNS = (
     " last_status_code, last_error_class, dead_reason, replay_of, created_at, finished_at, not_before"
 )
 # The last is the replay key's.
-DELIVERY_TYPES = "text text text text text text text bigint bigint bigint bigint text text text bigint bigint bigint text"
+DELIVERY_TYPES = (
+    "text text text text text text text bigint bigint bigint bigint text text text bigint bigint bigint text"
+)
 PROGRESS_TYPES = "text bigint bigint bigint bigint text text bigint bigint"
 
 
@@ -258,8 +260,8 @@ def delivery_from(row: Row) -> Delivery:
 
 
 PROGRESS_COLUMNS = (
-    "status, attempt_count, max_attempts, next_attempt_at, last_status_code, last_error_class, dead_reason, finished_at,"
-    " not_before"
+    "status, attempt_count, max_attempts, next_attempt_at, last_status_code, last_error_class, dead_reason,"
+    " finished_at, not_before"
 )
 
 
@@ -289,8 +291,8 @@ def queued_from(row: Row) -> QueuedDelivery:
 # --- attempts ------------------------------------------------------------------------------------------------
 
 ATTEMPT_COLUMNS = (
-    "delivery_id, number, probe, probe_key, id, started_at, duration_us, outcome, status_code, headers, body, truncated,"
-    " error_class, detail"
+    "delivery_id, number, probe, probe_key, id, started_at, duration_us, outcome, status_code, headers, body,"
+    " truncated, error_class, detail"
 )
 ATTEMPT_TYPES = "text bigint bigint text text bigint bigint text bigint bytea bytea bigint text text"
 
