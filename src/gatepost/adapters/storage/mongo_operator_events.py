@@ -7,7 +7,7 @@ the same ids, they are there already.
 An event's own document is its commit, as with those that are published, and its deliveries wait in its own outbox.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gatepost.adapters.storage.mongo_driver import Document, Mongo, insert_new
 from gatepost.adapters.storage.mongo_outbox import emitting_document, relayed
@@ -30,14 +30,18 @@ async def emit_operator_events(mongo: Mongo, told: Iterable[AboutWebhook]) -> No
 
 async def _emit(mongo: Mongo, group_id: str, told: Iterable[AboutWebhook]) -> None:
     subscriptions = await subscriptions_of(mongo, group_id)
-    documents: list[Document] = []
-    emitted: list[QueuedDelivery] = []
+    unwanted: list[Document] = []  # by most groups, most of the time
     for event, webhook_id in told:
         deliveries = owed_to(subscriptions.items, event, about=webhook_id)
-        documents.append(emitting_document(event, deliveries, webhooks_version=subscriptions.version))
-        emitted += [queued(each, body=event.body, hop=event.hop) for each in deliveries]
+        document = emitting_document(event, deliveries, webhooks_version=subscriptions.version)
+        if deliveries:
+            await _emit_wanted(mongo, document, [queued(each, body=event.body, hop=event.hop) for each in deliveries])
+        else:
+            unwanted.append(document)
+    await insert_new(mongo.events, unwanted)
+
+
+async def _emit_wanted(mongo: Mongo, document: Document, emitted: Sequence[QueuedDelivery]) -> None:
     with mongo.hand_over.emission(emitted) as hand_over:
-        new = await insert_new(mongo.events, documents)
-        waiting = [each for each in new if each["pending_events"]]
-        if all([await relayed(mongo, mongo.events, each) for each in waiting]):
+        if await insert_new(mongo.events, [document]) and await relayed(mongo, mongo.events, document):
             hand_over()

@@ -1,0 +1,219 @@
+"""What an attempt means for others, on MongoDB: wherever its recorder dies, all of that comes about once."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.builders import (
+    GROUP_ID,
+    make_delivery,
+    make_disabling,
+    make_occasion,
+    make_operator_event,
+    make_settled,
+    refused,
+)
+from tests.contract.backends import MongoBackend, Store
+from tests.contract.steps import (
+    EVE,
+    HOUR,
+    SECOND,
+    add_task,
+    add_webhook,
+    detail,
+    edit_webhook,
+    emit_one,
+    ids,
+    lease,
+    lease_one,
+    leased_with_one,
+    read,
+    record,
+    record_settled,
+    save,
+)
+from tests.fakes import NOW
+from tests.integration.mongodb_rigs import documents
+from tests.integration.taps import Tap
+
+from gatepost.adapters.storage import mongo_reading
+from gatepost.domain import tasks
+from gatepost.domain.deliveries import QueuedDelivery
+from gatepost.domain.errors import StoreUnavailable
+from gatepost.domain.health import Condition, DisabledReason
+from gatepost.domain.webhooks import Webhook
+from gatepost.ports import DeliveryQuery, EventQuery, Reading, Settled
+
+WRITES = 19  # of recording an attempt that means all there is
+WEAK = Condition(streak=3, failing_since=NOW)
+
+
+@pytest.fixture
+async def store(mongodb: MongoBackend) -> Store:
+    return await mongodb.open()
+
+
+@pytest.fixture
+async def other_store(mongodb: MongoBackend) -> Store:
+    return await mongodb.open()
+
+
+def gone(queued: QueuedDelivery, webhook: Webhook) -> Settled:
+    """Return an attempt that was answered with 410, and dead-letters its delivery, and what it means for others."""
+    settled = make_settled(queued, refused(410))
+    events = (make_operator_event(webhook), make_operator_event(webhook, "delivery.dead_lettered"))
+    return replace(settled, events=events, disabling=make_disabling(webhook))
+
+
+async def told(store: Store, watcher: Webhook) -> list[str]:
+    """Return the types of the events that a webhook was told of, and hold that each is listed once."""
+    page = await store.deliveries(GROUP_ID, DeliveryQuery(webhook_id=watcher.id), limit=99, before=None)
+    listed = await store.events(GROUP_ID, EventQuery(), limit=99, before=None)
+    assert {each.event_id for each in page.items} <= set(ids(listed.items))
+    return sorted(each.event for each in page.items)
+
+
+async def webhook_of(store: Store, webhook: Webhook) -> Webhook:
+    found = await store.webhook(GROUP_ID, webhook.id)
+    assert found is not None
+    return found
+
+
+EVERYTHING = ["delivery.dead_lettered", "webhook.degraded", "webhook.disabled"]
+
+
+async def test_recording_takes_as_many_writes_as_are_made_to_fail_below(store: Store) -> None:
+    webhook, lane, _, queued = await leased_with_one(store)
+    await add_webhook(store, events=("webhook.*", "delivery.*"))
+    tap = Tap(store)
+
+    await record_settled(store, lane, gone(queued, webhook))
+
+    assert len(tap.written) == WRITES
+
+
+@pytest.mark.parametrize("is_done_first", [False, True])
+@pytest.mark.parametrize("number", range(1, WRITES + 1))
+async def test_wherever_its_recorder_fails_an_attempt_recorded_again_means_all_it_does_once(
+    store: Store, other_store: Store, number: int, is_done_first: bool
+) -> None:
+    webhook, lane, delivery, queued = await leased_with_one(store)
+    watcher = await add_webhook(store, events=("webhook.*", "delivery.*"))
+    settled = gone(queued, webhook)
+    Tap(store).die_at(number, is_done_first=is_done_first)
+    await try_to_record(store, lane, settled)
+
+    for _ in range(2):
+        assert await record_settled(other_store, lane, settled) == set()
+    await other_store.sweep(now=NOW)
+
+    found = await webhook_of(other_store, webhook)
+    assert (found.enabled, found.disabled_reason, found.config_version) == (False, DisabledReason.GONE, 2)
+    assert await told(other_store, watcher) == EVERYTHING
+    assert (await detail(other_store, delivery)).attempts == [settled.attempt]
+    assert set(await lease(other_store, EVE, now=NOW + HOUR)) == {watcher.id}
+    assert len((await documents(other_store))["webhook_revisions"]) == 3
+
+
+@pytest.mark.parametrize("is_done_first", [False, True])
+@pytest.mark.parametrize("number", range(1, WRITES + 1))
+async def test_wherever_its_recorder_dies_what_a_webhook_was_disabled_for_is_told(
+    store: Store, other_store: Store, number: int, is_done_first: bool
+) -> None:
+    webhook, lane, delivery, queued = await leased_with_one(store)
+    watcher = await add_webhook(store, events=("webhook.*", "delivery.*"))
+    Tap(store).die_at(number, is_done_first=is_done_first)
+    await try_to_record(store, lane, gone(queued, webhook))
+
+    for _ in range(2):
+        await other_store.sweep(now=NOW)
+
+    events = await told(other_store, watcher)
+    is_enabled = (await webhook_of(other_store, webhook)).enabled
+    assert ("webhook.disabled" in events) != is_enabled
+    assert len(events) == len(set(events))
+    if (await detail(other_store, delivery)).attempts:
+        assert events == EVERYTHING
+    assert (webhook.id in await lease(other_store, EVE, now=NOW + HOUR)) == is_enabled
+
+
+async def try_to_record(store: Store, lane: Any, settled: Settled) -> None:
+    """Record an attempt as far as the process lives; what fails after a commit is nobody's error."""
+    try:
+        await record_settled(store, lane, settled)
+    except StoreUnavailable:
+        return
+
+
+async def test_a_webhook_edited_while_it_is_disabled_is_disabled_as_it_was_edited(
+    store: Store, other_store: Store
+) -> None:
+    webhook, lane, _, queued = await leased_with_one(store)
+
+    recording = record_settled(store, lane, gone(queued, webhook))
+    async with Tap(store).stopped_before("webhooks.find_one_and_update", recording):
+        await edit_webhook(other_store, webhook, name="Another")
+
+    found = await webhook_of(store, webhook)
+    assert (found.name, found.enabled, found.config_version) == ("Another", False, 3)
+
+
+async def test_what_a_dead_recorder_had_to_tell_is_told_by_whoever_enables_the_webhook_again(
+    store: Store, other_store: Store
+) -> None:
+    webhook, lane, _, queued = await leased_with_one(store)
+    watcher = await add_webhook(store, events=("webhook.disabled",))
+    disabled = replace(gone(queued, webhook), events=())
+    Tap(store).die_at(1, is_done_first=True)
+    with pytest.raises(StoreUnavailable):
+        await record_settled(store, lane, disabled)
+
+    enabled = await edit_webhook(other_store, await webhook_of(other_store, webhook), enabled=True, now=NOW + SECOND)
+
+    assert await told(other_store, watcher) == ["webhook.disabled"]
+    assert await webhook_of(other_store, webhook) == enabled
+    assert webhook.id in await lease(other_store, EVE, now=NOW + HOUR)
+
+
+async def test_a_condition_is_not_kept_by_who_lost_the_lane_nor_over_an_enabling_meanwhile(
+    store: Store, other_store: Store
+) -> None:
+    webhook, lane, _, queued = await leased_with_one(store)
+    async with Tap(store).stopped_before(
+        "lanes.bulk_write", record(store, lane, queued, refused(), condition=WEAK, held_until=NOW + HOUR)
+    ):
+        theirs = await lease_one(other_store, webhook, EVE, now=NOW + HOUR)
+    assert (await webhook_of(store, webhook)).condition == Condition()
+
+    queued = replace(queued, attempt_count=1)
+    recording = record(other_store, theirs, queued, refused(), condition=WEAK, held_until=NOW + 9 * HOUR)
+    async with Tap(other_store).stopped_before("lanes.bulk_write", recording):
+        disabled = await edit_webhook(store, webhook, enabled=False)
+        await edit_webhook(store, disabled, enabled=True, now=NOW + SECOND)
+
+    assert (await webhook_of(store, webhook)).condition == Condition()
+    assert set(await lease(store, now=NOW + 2 * HOUR)) == {webhook.id}
+
+
+# --- in order ----------------------------------------------------------------------------------------
+
+
+async def test_what_waits_in_order_hides_nothing_however_much_is_looked_through(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mongo_reading, "_LOOKED_THROUGH_AT_ONCE", 3)
+    webhook = await add_webhook(store, preserve_task_order=True)
+    task = await add_task(store)
+    versions = []
+    for n in range(8):
+        change = tasks.update(task, {"title": f"Water {n} plants"}, make_occasion(at=NOW + n * SECOND))
+        assert change is not None
+        delivery = make_delivery(change.event, webhook)
+        await save(store, change, delivery)
+        versions.append(delivery)
+        task = change.task
+    apart = await emit_one(store, webhook, at=NOW + 20 * SECOND)
+
+    found = await read(store, webhook, now=NOW + HOUR, limit=2, reading=Reading.IN_ORDER)
+
+    assert ids(found.deliveries) == [versions[0].id, apart.id]
