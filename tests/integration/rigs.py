@@ -94,7 +94,7 @@ class Rig:
 
     async def webhook(self, **changes: Any) -> Webhook:
         webhook = make_webhook(group_id=self.group.id, **changes)
-        assert await self.store.add_webhook(self.group.id, webhook, quota=1000) is Saved.DONE
+        assert await self.store.add_webhook(self.group.id, webhook, quota=2000) is Saved.DONE
         return webhook
 
     async def emit(self, *webhooks: Webhook) -> list[Delivery]:

@@ -343,7 +343,7 @@ class Lane:
         if self.pokes is None:
             return False
         if self.phase is Phase.ACTIVE:
-            # What waits for a retry of its task is due all the while: given back, the lane would be leased again at once.
+            # What waits for a retry of its task is due all the while: given back, the lane would be leased at once.
             is_waiting = self.webhook.preserve_task_order and self._look_from is not None
             return not self.look_again and not is_waiting and boot >= self._idle_since + LINGER_SECONDS
         return self.phase is Phase.LEAVING
