@@ -14,17 +14,21 @@ from tests.builders import (
     GROUP_ID,
     accepted,
     make_delivery,
+    make_disabling,
     make_event,
     make_group,
     make_job,
     make_key,
     make_occasion,
+    make_operator_event,
     make_request,
     make_session,
+    make_settled,
     make_swap,
     make_task_change,
     make_user,
     new_id,
+    refused,
 )
 from tests.contract.backends import SECRET_KEY, MongoBackend, Store
 from tests.contract.steps import (
@@ -32,12 +36,16 @@ from tests.contract.steps import (
     EVE,
     HOUR,
     add_task,
+    add_webhook,
     detail,
     edit_webhook,
+    emit_one,
     lease,
     leased_with_one,
     pokes_of,
+    read,
     record,
+    record_settled,
     release,
     save,
 )
@@ -54,6 +62,7 @@ from gatepost.domain import swaps, tasks
 from gatepost.domain.deliveries import Status, replayed
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.groups import Role
+from gatepost.domain.health import Condition
 from gatepost.domain.people import IDLE
 from gatepost.domain.replays import ReplayFilter
 from gatepost.domain.retention import Kept
@@ -61,7 +70,7 @@ from gatepost.domain.stats import BUCKET
 from gatepost.domain.swaps import SwapStatus
 from gatepost.domain.tasks import TaskStatus
 from gatepost.domain.webhooks import Webhook
-from gatepost.ports import DeliveryQuery, EventQuery, KeptAnswer, TaskQuery
+from gatepost.ports import DeliveryQuery, EventQuery, KeptAnswer, Reading, TaskQuery
 
 BOX = SecretBox(SECRET_KEY)
 EVERYTHING = DeliveryQuery()
@@ -150,10 +159,26 @@ async def a_day_of(store: Store) -> None:
     await store.webhooks_to_serve([webhook.id])
     await edit_webhook(store, webhook)
     await a_day_of_swaps_and_events(store)
+    await a_day_of_health(store)
     await a_day_of_replays_and_retention(store, webhook)
     await store.delete_webhook(GROUP_ID, webhook.id, now=NOW)
     await store.sweep(now=NOW)
     await store.leave(ADA)
+
+
+async def a_day_of_health(store: Store) -> None:
+    webhook = await add_webhook(store)
+    await add_webhook(store, events=("webhook.*",))
+    await emit_one(store, webhook)
+    lane = (await lease(store, now=NOW + HOUR))[webhook.id]
+    for reading in Reading:
+        (queued,) = (await read(store, webhook, reading=reading)).deliveries
+    failed = make_settled(queued, refused())
+    probe = replace(failed.attempt, probe=True)
+    await record_settled(store, lane, replace(failed, attempt=probe), condition=Condition(streak=1), held_until=NOW)
+    gone = replace(failed, events=(make_operator_event(webhook),), disabling=make_disabling(webhook))
+    await record_settled(store, lane, gone)
+    await store.discard_backlog(GROUP_ID, webhook.id, now=NOW)
 
 
 async def a_day_of_swaps_and_events(store: Store) -> None:
