@@ -13,6 +13,9 @@ can be made to depend on another, so the lane can be lost between that and the w
   amends. So it spares what another owner has recorded under its number, unless that is an `internal_error` as well.
 
 To stamp each delivery with the token when it is read would close that, for a write per read of a lane. It is left open.
+
+What an attempt means for others, operator events and the end of its webhook, is written before it, under ids that make
+that happen once; what its lane is to remember is written after it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -12,7 +12,8 @@ who matched an event before that they have to match again. In that order, and on
 * Whoever dies in between leaves the webhook with `told` at 0. Nobody was promised anything then; the sweep finishes it,
   so that processes that remember their subscriptions learn of it, and the lane is held or freed as the webhook says.
 
-Writers of one webhook may be slow and overtake each other. `rev` puts that right: a lane takes only what is newer.
+Writers of one webhook may be slow and overtake each other. `rev` puts that right: a lane takes only what is newer. And
+`enabled_rev` tells it whether it was enabled since it last heard: two moments may be the same, or go backwards.
 """
 
 from collections.abc import Mapping, Sequence
