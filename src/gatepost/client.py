@@ -3,11 +3,11 @@
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 TIMEOUT_SECONDS = 15.0
 ANSWER_LIMIT_BYTES = 4 * 1024 * 1024
@@ -88,6 +88,33 @@ def _swapped(api: Api, title: str) -> dict[str, Any]:
     swap = api.call("POST", "/api/swaps", {"taskId": task["id"], "withTaskId": other["id"]})
     api.call("POST", f"/api/swaps/{swap['id']}/approve", {})
     return api.call("GET", f"/api/tasks/{task['id']}")
+
+
+def preview_replay(api: Api, webhook_id: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how many deliveries of a webhook there are to replay, and the first of them.
+
+    Raises: RequestFailed.
+    """
+    return api.call("POST", _replays(webhook_id), {**wanted, "dryRun": True})
+
+
+def replay(
+    api: Api, webhook_id: str, wanted: Mapping[str, Any], *, wait: Callable[[], None]
+) -> Iterator[dict[str, Any]]:
+    """Start a bulk replay and tell how it stands, again and again until it has ended.
+
+    Raises: RequestFailed.
+    """
+    job = api.call("POST", _replays(webhook_id), wanted)
+    yield job
+    while job["status"] == "running":
+        wait()
+        job = api.call("GET", f"{_replays(webhook_id)}/{job['id']}")
+        yield job
+
+
+def _replays(webhook_id: str) -> str:
+    return f"/api/integrations/webhooks/{quote(webhook_id, safe='')}/replays"
 
 
 def checked_url(url: str) -> str:

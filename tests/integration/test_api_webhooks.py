@@ -94,7 +94,7 @@ async def test_attempts_and_backoff_show_as_the_schedule_they_mean(api: Api) -> 
         ({"retryPolicy": {"maxAttempts": 21, "backoffSeconds": 1}}, "retryPolicy.maxAttempts"),
         ({"retryPolicy": {"schedule": [1] * 20}}, "retryPolicy.schedule"),
         ({"retryPolicy": {"schedule": [1, 0.05]}}, "retryPolicy.schedule.1"),
-        ({"preserveTaskOrder": True}, "preserveTaskOrder"),
+        ({"preserveTaskOrder": "yes"}, "preserveTaskOrder"),
         ({"headers": {"X Team": "a"}}, "headers.X Team"),
         ({"headers": {"X-Team": "a\r\nHost: b"}}, "headers.X-Team"),
         ({"headers": {"X-Team": "a\x00"}}, "headers.X-Team"),

@@ -14,7 +14,19 @@ import typer
 
 from gatepost import __version__, bootstrap, client, logs, receiver, serving, stores
 from gatepost.cli.accounts import group_commands, key_commands, user_commands
-from gatepost.cli.common import EXIT_FAILED, EXIT_USAGE, JsonOption, StoreOption, fail, run, settings_of
+from gatepost.cli.common import (
+    EXIT_FAILED,
+    EXIT_USAGE,
+    SERVED_AT,
+    JsonOption,
+    StoreOption,
+    UrlOption,
+    api_of,
+    fail,
+    run,
+    settings_of,
+)
+from gatepost.cli.replays import replay
 from gatepost.client import RequestFailed, UnusableUrl
 from gatepost.config import InvalidSettings
 from gatepost.domain.errors import GatepostError, InvalidInput
@@ -31,6 +43,7 @@ root = typer.Typer(
 )
 for commands in (user_commands, group_commands, key_commands):
     root.add_typer(commands)
+root.command()(replay)
 bench_commands = typer.Typer(name="bench", help="How fast this machine delivers.", no_args_is_help=True)
 root.add_typer(bench_commands)
 
@@ -155,7 +168,7 @@ def listen(
 @root.command()
 def trigger(
     event: Annotated[str, typer.Argument(metavar="EVENT", help=f"One of {', '.join(client.EVENTS)}.")],
-    url: Annotated[str, typer.Option(help="Where Gatepost serves.")] = "http://127.0.0.1:8000",
+    url: UrlOption = SERVED_AT,
     key: Annotated[
         str | None,
         typer.Option(envvar="GATEPOST_API_KEY", help="An API key; approving, rejecting and swapping need an admin's."),
@@ -166,9 +179,7 @@ def trigger(
     """Create a task through the API, or two to swap, and drive it to an event."""
     if event not in client.EVENTS:
         raise typer.BadParameter(f"give one of {', '.join(client.EVENTS)}", param_hint="EVENT")
-    if not key:
-        fail("There is no API key: give --key, or set GATEPOST_API_KEY. `gatepost key create` makes one.", EXIT_USAGE)
-    task = client.trigger(client.Api(client.checked_url(url), key), event, title=title)
+    task = client.trigger(api_of(url, key), event, title=title)
     typer.echo(json.dumps(task) if as_json else f"{event}: {task['id']} is {task['status']}, version {task['version']}")
 
 

@@ -8,10 +8,12 @@ import typer
 import uvloop
 
 from gatepost import config, logs
+from gatepost.client import Api, checked_url
 from gatepost.config import Settings
 
 T = TypeVar("T")
 
+SERVED_AT = "http://127.0.0.1:8000"
 EXIT_FAILED = 1  # it was understood and could not be done
 EXIT_USAGE = 2  # what was given cannot be used
 
@@ -24,6 +26,7 @@ StoreOption = Annotated[
         show_default=False,
     ),
 ]
+UrlOption = Annotated[str, typer.Option(help="Where Gatepost serves.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 
 
@@ -38,6 +41,13 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a command on an event loop of its own."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
+
+
+def api_of(url: str, key: str | None) -> Api:
+    """Return the API that a command calls with a key; end without one."""
+    if not key:
+        fail("There is no API key: give --key, or set GATEPOST_API_KEY. `gatepost key create` makes one.", EXIT_USAGE)
+    return Api(checked_url(url), key)
 
 
 def fail(sentence: str, code: int) -> NoReturn:

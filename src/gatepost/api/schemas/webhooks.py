@@ -9,6 +9,7 @@ from gatepost.api.schemas.deliveries import DeliveryRequest
 from gatepost.api.schemas.shapes import Answer, Body, WireMoment, without_defaults
 from gatepost.domain.errors import invalid
 from gatepost.domain.events import TEST_EVENT
+from gatepost.domain.health import DisabledReason, Health
 from gatepost.domain.outcomes import ErrorClass
 from gatepost.domain.retry import (
     LONGEST_FIRST_BACKOFF_SECONDS,
@@ -28,8 +29,6 @@ from gatepost.domain.webhooks import (
     MOST_IGNORED_ORIGINS,
     MOST_PER_SECOND,
     NAME_LIMIT,
-    DisabledReason,
-    Health,
 )
 
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
