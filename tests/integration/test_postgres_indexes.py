@@ -26,6 +26,8 @@ from gatepost.adapters.storage import (
     sql_people,
     sql_replays,
     sql_requests,
+    sql_retention,
+    sql_stats,
     sql_swaps,
     sql_tasks,
     sql_webhooks,
@@ -33,6 +35,7 @@ from gatepost.adapters.storage import (
 from gatepost.adapters.storage.postgres_connections import connect
 from gatepost.adapters.storage.postgres_dialect import in_postgres
 from gatepost.adapters.storage.rows import ATTEMPT_TYPES
+from gatepost.domain.retention import Kept
 from gatepost.ports import Reading, Saved
 
 UNFINISHED = "deliveries_unfinished"
@@ -72,6 +75,30 @@ ENGINE_QUERIES = {
     "before emit": (sql_emitting.BEFORE_EMIT, "", {"groups_pkey", "events_pkey"}),
     "served": (sql_webhooks.SERVED, "", {"webhooks_pkey"}),
     "lane marks": (sql_webhooks.LANE_MARKS, "", {"webhooks_pkey", "lanes_pkey"}),
+}
+PURGES: dict[str, tuple[str, str, set[str]]] = {
+    "move some": (sql_attempts.MOVE_SOME, sql_attempts.MOVE_TYPES, {"deliveries_pkey"}),
+    "amend some": (sql_attempts.AMEND_SOME, sql_attempts.MOVE_TYPES, {"deliveries_pkey"}),
+    "count": (sql_stats.COUNT, sql_stats.COUNT_TYPES, set()),
+    "stats": (sql_stats.stats_statement(None), "", {"webhooks_of_group", "stats_pkey"}),
+    "stats of a webhook": (sql_stats.stats_statement("wh"), "", {"stats_pkey"}),
+    "lease retention": (sql_retention.LEASE_JOB, "", set()),
+    "end retention": (sql_retention.END_JOB, "", {"housekeeping_pkey"}),
+    "part of deliveries": (sql_retention.PART_OF_DELIVERIES, "", {"deliveries_pkey"}),
+    **{
+        f"old {kept.value}": (sql, "", {"deliveries_pkey", *(["attempts_of_delivery"] if kept is Kept.BODIES else [])})
+        for kept, sql in sql_retention.OLD_DELIVERIES.items()
+    },
+    "still old": (sql_retention.STILL_OLD, "", {"deliveries_pkey"}),
+    "strip attempts": (sql_retention.STRIP, "", {"attempts_of_delivery"}),
+    "remove attempts": (sql_retention.REMOVE_ATTEMPTS, "", {"attempts_of_delivery"}),
+    "remove deliveries": (sql_retention.REMOVE_DELIVERIES, "", {"deliveries_pkey"}),
+    "part of events": (sql_retention.PART_OF_EVENTS, "", {"events_pkey"}),
+    "old events": (sql_retention.OLD_EVENTS, "", {"events_pkey", "deliveries_of_event"}),
+    "lock events": (sql_retention.LOCK_EVENTS, "text text", {"events_pkey"}),
+    "remove events": (sql_retention.REMOVE_EVENTS, "text text", {"events_pkey", "deliveries_of_event"}),
+    "remove event tasks": (sql_retention.REMOVE_EVENT_TASKS, sql_retention.EVENT_TASK_TYPES, {"event_tasks_pkey"}),
+    "remove stats": (sql_retention.REMOVE_STATS, "", {"stats_by_age", "stats_pkey"}),
 }
 # Without a name where two indexes hold all that is asked for: either will do.
 ACCOUNT_QUERIES: dict[str, tuple[str, str, set[str]]] = {
@@ -174,7 +201,7 @@ async def test_what_is_asked_is_found_by_index(postgres: Postgres18Backend, size
     connection = await connect(postgres.url, plan_cache_mode="force_generic_plan")
     wrong = {}
 
-    for name, (sql, types, indexes) in (ENGINE_QUERIES | ACCOUNT_QUERIES | TASK_QUERIES).items():
+    for name, (sql, types, indexes) in (ENGINE_QUERIES | PURGES | ACCOUNT_QUERIES | TASK_QUERIES).items():
         found, faults = await plan_of(connection, in_postgres(sql, types))
         if faults or not indexes <= found:
             wrong[name] = (faults, found)
@@ -220,6 +247,9 @@ FROM generate_series(1, 2000) n;
 INSERT INTO api_keys SELECT 'key_' || n, 'grp_' || n % 500, 'admin', '', 0, NULL, '', CASE WHEN n % 9 = 0 THEN 0 END
 FROM generate_series(1, 2000) n;
 INSERT INTO sessions SELECT 'ses_' || n, 'usr_' || n % 500, '', 0, n FROM generate_series(1, 2000) n;
+INSERT INTO stats SELECT 'wh_' || n % 100, 300000 * n, n % 16, 1, 1, 1 FROM generate_series(1, 5000) n;
+INSERT INTO attempts (delivery_id, number, probe, probe_key, id, started_at, duration_us, outcome, truncated, detail)
+SELECT id, 1, 0, '', id, 0, 0, 'accepted', 0, '' FROM deliveries;
 INSERT INTO requests SELECT 'req_' || n, '', '', n, '' FROM generate_series(1, 2000) n;
 """
 REPLAYS = """

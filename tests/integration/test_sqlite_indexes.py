@@ -21,6 +21,8 @@ from gatepost.adapters.storage import (
     sql_people,
     sql_replays,
     sql_requests,
+    sql_retention,
+    sql_stats,
     sql_swaps,
     sql_tasks,
     sql_webhooks,
@@ -28,6 +30,7 @@ from gatepost.adapters.storage import (
     sqlite_schema,
     threads,
 )
+from gatepost.domain.retention import Kept
 
 UNFINISHED = "deliveries_unfinished"
 ENGINE_QUERIES: dict[str, tuple[str, int, list[str]]] = {
@@ -67,6 +70,43 @@ ENGINE_QUERIES: dict[str, tuple[str, int, list[str]]] = {
     "before emit": (sql_emitting.BEFORE_EMIT, 0, ["PRIMARY KEY", "sqlite_autoindex_events_1"]),
     "served": (sql_webhooks.SERVED, 0, ["PRIMARY KEY"]),
     "lane marks": (sql_webhooks.LANE_MARKS, 0, ["PRIMARY KEY", "PRIMARY KEY"]),
+}
+DELIVERIES_BY_ID = "deliveries USING PRIMARY KEY (id>? AND id<?)"
+PURGES: dict[str, tuple[str, int, list[str]]] = {
+    "move some": (sql_attempts.MOVE_SOME, 11, ["PRIMARY KEY"]),
+    "amend some": (sql_attempts.AMEND_SOME, 11, ["PRIMARY KEY"]),
+    "count": (sql_stats.COUNT, 6, []),
+    "stats": (
+        sql_stats.stats_statement(None),
+        0,
+        ["webhooks_of_group", "PRIMARY KEY (webhook_id=? AND at>?"],
+    ),
+    "stats of a webhook": (
+        sql_stats.stats_statement("wh"),
+        0,
+        ["webhooks USING PRIMARY KEY (id=?)", "stats USING PRIMARY KEY (webhook_id=? AND at>? AND at<?)"],
+    ),
+    "lease retention": (sql_retention.LEASE_JOB, 0, []),
+    "end retention": (sql_retention.END_JOB, 0, ["PRIMARY KEY (job=?)"]),
+    "part of deliveries": (sql_retention.PART_OF_DELIVERIES, 0, [DELIVERIES_BY_ID]),
+    **{
+        f"old {kept.value}": (sql, 0, [DELIVERIES_BY_ID, *(["attempts_of_delivery"] if kept is Kept.BODIES else [])])
+        for kept, sql in sql_retention.OLD_DELIVERIES.items()
+    },
+    "still old": (sql_retention.STILL_OLD, 0, ["PRIMARY KEY (id=?)"]),
+    "strip attempts": (sql_retention.STRIP, 0, ["attempts_of_delivery (delivery_id=?)"]),
+    "remove attempts": (sql_retention.REMOVE_ATTEMPTS, 0, ["attempts_of_delivery (delivery_id=?)"]),
+    "remove deliveries": (sql_retention.REMOVE_DELIVERIES, 0, ["PRIMARY KEY (id=?)"]),
+    "part of events": (sql_retention.PART_OF_EVENTS, 0, ["sqlite_autoindex_events_1 ((group_id,id)>(?,?))"]),
+    "old events": (sql_retention.OLD_EVENTS, 0, ["sqlite_autoindex_events_1 ((group_id,id)", "deliveries_of_event"]),
+    "lock events": (sql_retention.LOCK_EVENTS, 2, ["sqlite_autoindex_events_1 (group_id=? AND id=?)"]),
+    "remove events": (
+        sql_retention.REMOVE_EVENTS,
+        2,
+        ["sqlite_autoindex_events_1 (", "deliveries_of_event"],
+    ),
+    "remove event tasks": (sql_retention.REMOVE_EVENT_TASKS, 4, ["PRIMARY KEY ("]),
+    "remove stats": (sql_retention.REMOVE_STATS, 0, ["stats_by_age (at<?)", "PRIMARY KEY ("]),
 }
 ACCOUNT_QUERIES: dict[str, tuple[str, int, list[str]]] = {
     "group": (sql_groups.GROUP, 0, ["PRIMARY KEY (id=?)"]),
@@ -162,7 +202,7 @@ HARMLESS_SCAN = re.compile(
     r"SCAN (webhooks USING (COVERING )?INDEX webhooks_deleted|users USING (COVERING )?INDEX installation_owners"
     r"|replay_jobs USING (COVERING )?INDEX replay_jobs_running"
     r"|(\d+ )?CONSTANT ROWS?|\(subquery-\d+\)"
-    r"|(new|taken|clean|free|found|used)|json_each VIRTUAL TABLE .*)"
+    r"|(new|old|part|taken|clean|free|found|used)|json_each VIRTUAL TABLE .*)"
 )
 
 
@@ -173,9 +213,9 @@ def migrated() -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-@pytest.mark.parametrize("name", [*ENGINE_QUERIES, *ACCOUNT_QUERIES, *TASK_QUERIES])
+@pytest.mark.parametrize("name", [*ENGINE_QUERIES, *PURGES, *ACCOUNT_QUERIES, *TASK_QUERIES])
 def test_what_is_asked_is_found_by_index(migrated: sqlite3.Connection, name: str) -> None:
-    sql, columns, indexes = (ENGINE_QUERIES | ACCOUNT_QUERIES | TASK_QUERIES)[name]
+    sql, columns, indexes = (ENGINE_QUERIES | PURGES | ACCOUNT_QUERIES | TASK_QUERIES)[name]
 
     steps = plan_of(migrated, threads.over_rows(sql, 3, columns) if columns else sql)
 

@@ -19,6 +19,7 @@ from gatepost.adapters.storage.rows import (
 )
 from gatepost.adapters.storage.scripts import (
     LOCK_LANE,
+    LOCKED,
     Database,
     Emitted,
     Script,
@@ -51,7 +52,8 @@ SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE delivery_id = ? ORDER BY started_at
 _EVENT = f"SELECT {EVENT} FROM events WHERE group_id = ? AND id = ?"
 
 IS_THERE = "SELECT 1 FROM deliveries WHERE id = ? AND group_id || '' = ?"
-_BYTES = "SELECT body, hop FROM events WHERE group_id = ? AND id = ?"
+# Locked: an event is not purged while a delivery of it is added.
+_BYTES = f"SELECT body, hop FROM events WHERE group_id = ? AND id = ? {LOCKED}"
 _ADD_REPLAY = f"""
 INSERT INTO deliveries ({DELIVERY_COLUMNS}, replay_key)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING

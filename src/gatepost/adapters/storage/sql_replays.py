@@ -86,7 +86,7 @@ _WEBHOOK = "SELECT enabled, max_attempts FROM webhooks WHERE id = ? AND coalesce
 PART_ENDS_AT = f"""
 SELECT id FROM deliveries WHERE webhook_id = ? AND id > ? ORDER BY id LIMIT 1 OFFSET {LOOKED_THROUGH_AT_ONCE - 1}
 """
-BYTES = f"SELECT id, body, hop FROM events WHERE group_id = ? AND id {IN_LIST}"
+BYTES = f"SELECT id, body, hop FROM events WHERE group_id = ? AND id {IN_LIST} ORDER BY id {LOCKED}"
 _ADD_REPLAYS = f"{ADD_DELIVERIES} ON CONFLICT DO NOTHING"
 MOVE_ON = "UPDATE replay_jobs SET after_id = ?, done = done + ?, status = ?, finished_at = ? WHERE id = ?"
 

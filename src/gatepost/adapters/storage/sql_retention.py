@@ -42,11 +42,15 @@ WHERE job = 'retention' AND owner = ?
 
 # The last of the rows to look at in this step, if there are more.
 PART_OF_DELIVERIES = "SELECT id FROM deliveries WHERE id > ? AND id < ? ORDER BY id LIMIT 1 OFFSET ?"
-_OLD = (
-    "SELECT id, attempt_count FROM deliveries WHERE id > ? AND id <= ? AND finished_at < ? AND {} ORDER BY id LIMIT ?"
-)
+_OLD = f"""
+SELECT id, attempt_count FROM (
+    SELECT id, attempt_count, finished_at, dead_reason FROM deliveries
+    WHERE id > ? AND id <= ? ORDER BY id LIMIT {MOST_SEEN}
+) AS part
+WHERE finished_at < ? AND {{}} ORDER BY id LIMIT ?
+"""
 # Not EXISTS, which may be turned into a walk over all attempts.
-_HAS_BODIES = "(SELECT id FROM attempts WHERE delivery_id = deliveries.id AND headers IS NOT NULL LIMIT 1) IS NOT NULL"
+_HAS_BODIES = "(SELECT id FROM attempts WHERE delivery_id = part.id AND headers IS NOT NULL LIMIT 1) IS NOT NULL"
 OLD_DELIVERIES = {
     Kept.BODIES: _OLD.format(_HAS_BODIES),
     Kept.DELIVERIES: _OLD.format("dead_reason IS NULL"),
@@ -92,7 +96,7 @@ _AFTER_ALL = ("~", "~")  # sorts after every id
 
 REMOVE_STATS = """
 DELETE FROM stats WHERE (webhook_id, at, bin) IN
-    (SELECT webhook_id, at, bin FROM stats WHERE at < ? ORDER BY at LIMIT ?)
+    (SELECT webhook_id, at, bin FROM stats WHERE at < ? AND bin >= 0 ORDER BY at LIMIT ?)
 """
 
 
