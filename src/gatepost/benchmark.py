@@ -183,17 +183,24 @@ def engine_on(
     *,
     webhooks: int = WEBHOOKS,
     server_cpu: Callable[[], float] = _no_server,
+    beside: Callable[[Parts], Awaitable[None]] | None = None,
 ) -> Variant:
     """Return the variant that commits a backlog to a durable store, then drains it, every attempt logged.
 
     Shape: `new_store` returns the URL of an empty store; without it that is a SQLite file. `server_cpu` returns the
-           CPU seconds that its server has used so far.
+           CPU seconds that its server has used so far. `beside` runs beside the drain, for as long as that takes.
     """
 
     async def run(port: int, count: int) -> Round:
         async with _parts(await new_store() if new_store else None) as parts:
             await _fill(parts, port, count, webhooks)
-            return await _measured(name, count, lambda: _drain(parts, count), server_cpu)
+            task = asyncio.ensure_future(beside(parts)) if beside else None
+            try:
+                return await _measured(name, count, lambda: _drain(parts, count), server_cpu)
+            finally:
+                if task is not None:
+                    task.cancel()
+                    await asyncio.wait([task])
 
     return run
 
