@@ -54,7 +54,8 @@ def complete(operation: Json, route: APIRoute, method: str, schemas: Json) -> No
         operation["security"] = [{"session": []}]
     responses = operation["responses"]
     responses.pop("422", None)
-    _complete_answer(responses[str(route.status_code or 200)], operation, route, schemas)
+    for answer in responses.values():
+        _complete_answer(answer, operation, route, schemas)
     for code in sorted({*_problems(operation, route, method), *own_problems}, key=list(KINDS).index):
         _add_problem(responses, code)
 
