@@ -184,6 +184,21 @@ class FailingRecords:
         return await self._store.record_attempts(batch)
 
 
+class SlowRecords:
+    """The store, which writes no attempts down before it may."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self.may_write = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def record_attempts(self, batch: Sequence[Any]) -> set[str]:
+        await self.may_write.wait()
+        return await self._store.record_attempts(batch)
+
+
 class Damaged:
     """The store, some of whose webhooks cannot be read."""
 

@@ -1,5 +1,6 @@
 """What the engine does about a receiver that fails for hours, days and a week, over a real store."""
 
+import asyncio
 from collections import Counter
 from datetime import timedelta
 from itertools import pairwise
@@ -7,7 +8,7 @@ from itertools import pairwise
 import pytest
 from tests.builders import accepted, make_occasion, make_task_change, refused
 from tests.fakes import delivery_id_of
-from tests.integration.rigs import FAILED, Rig
+from tests.integration.rigs import FAILED, Rig, SlowRecords
 
 from gatepost.domain import consequences, tasks
 from gatepost.domain.deliveries import Attempt, Delivery, Status
@@ -206,6 +207,25 @@ async def test_410_ends_it_at_once_and_what_it_met_waits_with_the_rest(rig: Rig)
     statuses = Counter([await rig.status(delivery) for delivery in down.deliveries])
     assert statuses == {Status.FAILED: 1, Status.QUEUED: 3}
     assert down.told() == ["webhook.disabled"]
+
+
+async def test_nothing_more_is_sent_after_410_though_that_is_slow_to_be_written_down(rig: Rig) -> None:
+    webhook = await rig.webhook(url=DOWN)
+    rig.sender.script(DOWN, refused(410))
+    for _ in range(3):
+        await rig.emit(webhook)
+    store = SlowRecords(rig.store)
+    await rig.start(store)
+    await rig.until(lambda: rig.sender.sent)
+
+    for _ in range(40):  # its configuration is looked at several times, and says that it is enabled
+        rig.clock.advance(0.1)
+        await asyncio.sleep(0.005)
+    store.may_write.set()
+    await rig.quiet(5.0)
+
+    assert len(rig.sender.sent) == 1
+    assert (await rig.webhook_now(webhook)).disabled_reason is DisabledReason.GONE
 
 
 async def test_410_to_what_was_sent_before_it_was_enabled_again_disables_nothing(rig: Rig) -> None:

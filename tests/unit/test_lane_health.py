@@ -290,3 +290,15 @@ def test_a_lane_in_order_looks_for_what_waited_for_each_outcome() -> None:
 
     assert lane.wants_read()
     assert not lane.may_release(LINGER_SECONDS)
+
+
+def test_a_lane_in_order_is_kept_while_what_is_due_may_be_waiting_for_a_retry() -> None:
+    waiting, done = make_lane(preserve_task_order=True), make_lane(preserve_task_order=True)
+    for lane, next_due in ((waiting, 3600.0), (done, None)):
+        lane.begin_read(50)
+        lane.end_read(LaneRead(7, 1, [], None), look_from=next_due)
+
+    assert not waiting.may_release(LINGER_SECONDS)
+    assert done.may_release(LINGER_SECONDS)
+    waiting.hand_back()
+    assert waiting.may_release(LINGER_SECONDS)  # to another owner
