@@ -7,10 +7,10 @@ from fastapi.dependencies.models import Dependant
 
 from gatepost.api.once import OnceRoute
 from gatepost.api.problems import KINDS
-from gatepost.api.routes import auth, deliveries, events, groups, health, keys, replays, swaps, tasks, webhooks
+from gatepost.api.routes import auth, deliveries, events, groups, health, keys, replays, stats, swaps, tasks, webhooks
 
 ROOT = Path(__file__).resolve().parents[2]
-NOUNS = (auth, groups, keys, tasks, swaps, events, webhooks, deliveries, replays, health)
+NOUNS = (auth, groups, keys, tasks, swaps, events, webhooks, deliveries, replays, stats, health)
 ROUTES = [route for noun in NOUNS for route in noun.router.routes]
 ROW = re.compile(r"^\| `(?P<code>[a-z_]+)` \| (?P<status>\d{3}) \| [^|]+ \| [^|]+ \|$", re.MULTILINE)
 
