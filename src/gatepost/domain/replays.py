@@ -16,7 +16,6 @@ from gatepost.domain.deliveries import Delivery, Status, derived_id, replayed
 from gatepost.domain.errors import invalid
 
 REPLAYABLE = (Status.DELIVERED, Status.DEAD_LETTER)
-KEY_PREFIX = "rpl_"  # which no replay key begins with but those that jobs make
 
 
 class JobStatus(StrEnum):
@@ -70,17 +69,3 @@ def replayed_by(job: ReplayJob, original: Delivery, *, max_attempts: int, now: d
     """Return the new delivery that a job makes of an old one: always under the same id."""
     delivery_id = derived_id("dlv", job.created_at, job.id, original.id)
     return replayed(original, delivery_id, max_attempts=max_attempts, now=now)
-
-
-def replay_key(job: ReplayJob, original: Delivery) -> str:
-    """Return what a job makes once of each original, and tells its deliveries from all others.
-
-    >>> from datetime import UTC
-    >>> from gatepost.domain.deliveries import first_progress
-    >>> at = datetime(2026, 11, 23, tzinfo=UTC)
-    >>> job = ReplayJob("rpl_1", "grp_1", "wh_1", ReplayFilter(), 1, at)
-    >>> original = Delivery("dlv_1", "grp_1", "wh_1", "evt_1", "order.paid", (), at, first_progress(1, now=at))
-    >>> replay_key(job, original)
-    'rpl_1 dlv_1'
-    """
-    return f"{job.id} {original.id}"

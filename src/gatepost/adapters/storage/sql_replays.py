@@ -31,15 +31,16 @@ from gatepost.adapters.storage.scripts import (
 )
 from gatepost.adapters.storage.sql_emitting import ADD_DELIVERIES
 from gatepost.domain.deliveries import Delivery, Status, queued
-from gatepost.domain.replays import KEY_PREFIX, JobStatus, ReplayFilter, ReplayJob, replay_key, replayed_by
+from gatepost.domain.replays import JobStatus, ReplayFilter, ReplayJob, replayed_by
 from gatepost.ports import Advanced, JobLease, Page, Replayable, Saved, Step
 
 LOOKED_THROUGH_AT_ONCE = 2_000  # deliveries, for those that a job wants: a step is short, however few those are
 
-# Of the deliveries of one webhook: what can be replayed. The conditions of a filter are appended.
-_REPLAYABLE = f"""
+# Of the deliveries of one webhook: what can be replayed, and what no job has made (its replay keys begin with the job's
+# id). The conditions of a filter are appended.
+_REPLAYABLE = """
 FROM deliveries WHERE webhook_id = ? AND group_id || '' = ? AND finished_at <= ?
-AND substr(replay_key, 1, {len(KEY_PREFIX)}) <> '{KEY_PREFIX}'
+AND substr(replay_key, 1, 4) <> 'rpl_'
 """
 # Dead letters are few, and have an index of their own.
 _REPLAYABLE_DEAD = f"""
@@ -278,7 +279,7 @@ def _take(lease: JobLease, found: _Found, now: datetime) -> Script[Emitted]:
 
 def _replay_row(job: ReplayJob, original: Delivery, replay: Delivery) -> Row:
     *columns, _ = delivery_row(replay)
-    return (*columns, replay_key(job, original))
+    return (*columns, f"{job.id} {original.id}")  # once for each original
 
 
 # --- rows ----------------------------------------------------------------------------------------------------
