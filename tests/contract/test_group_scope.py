@@ -1,13 +1,15 @@
 """Every method that takes a group first sees and changes that group only."""
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Protocol
 
 import pytest
 from tests.builders import (
     GROUP_ID,
+    accepted,
     make_attempt,
     make_delivery,
     make_event,
@@ -21,7 +23,20 @@ from tests.builders import (
     new_id,
 )
 from tests.contract.backends import Store
-from tests.contract.steps import add_member, add_webhook, detail, pokes_of, proposed, publish, save
+from tests.contract.steps import (
+    HOUR,
+    add_member,
+    add_webhook,
+    detail,
+    emit_one,
+    lease_one,
+    pokes_of,
+    proposed,
+    publish,
+    read_one,
+    record,
+    save,
+)
 from tests.fakes import NOW
 
 from gatepost import ports
@@ -31,24 +46,13 @@ from gatepost.domain.events import Event
 from gatepost.domain.groups import ApiKey, Role
 from gatepost.domain.people import User
 from gatepost.domain.replays import ReplayFilter, ReplayJob
+from gatepost.domain.stats import BUCKET, Bucket, start_of_step
 from gatepost.domain.swaps import Swap, SwapApproval
 from gatepost.domain.tasks import Task
 from gatepost.domain.webhooks import Webhook, with_changes
 from gatepost.ports import DeliveryQuery, EventQuery, Page, Saved, TaskQuery
 
-STORE_PORTS = [
-    ports.GroupStore,
-    ports.KeyStore,
-    ports.PeopleStore,
-    ports.RequestStore,
-    ports.TaskStore,
-    ports.SwapStore,
-    ports.EventStore,
-    ports.WebhookStore,
-    ports.DeliveryLog,
-    ports.ReplayStore,
-    ports.LaneStore,
-]
+PORTS = [port for port in vars(ports).values() if Protocol in getattr(port, "__bases__", ())]
 NOTHING = Page(items=[], next_cursor=None)
 LATER = NOW + timedelta(seconds=1)
 
@@ -72,12 +76,20 @@ class Belongings:
 async def theirs(store: Store) -> Belongings:
     person, key, webhook = await add_member(store, Role.OWNER), make_key(), await add_webhook(store)
     await store.add_key(GROUP_ID, key)
+    await send_one(store, webhook)
     change = make_task_change()
     delivery = make_delivery(change.event, webhook)
     await save(store, change, delivery)
     job = make_job(webhook)
     await store.add_job(GROUP_ID, job)
     return Belongings(person, key, change.task, webhook, change.event, delivery, job, *await proposed(store))
+
+
+async def send_one(store: Store, webhook: Webhook) -> None:
+    """Leave behind a delivery that is finished, and was counted."""
+    await emit_one(store, webhook)
+    lane = await lease_one(store, webhook)
+    assert await record(store, lane, await read_one(store, webhook), accepted()) == set()
 
 
 @pytest.fixture
@@ -90,7 +102,7 @@ async def stranger(store: Store) -> str:
 def methods_by_group() -> set[str]:
     return {
         name
-        for port in STORE_PORTS
+        for port in PORTS
         for name, method in inspect.getmembers(port, inspect.isfunction)
         if not name.startswith("_") and list(inspect.signature(method).parameters)[1:2] == ["group_id"]
     }
@@ -144,6 +156,11 @@ async def replay_their_event(store: Store, stranger: str, theirs: Belongings) ->
 async def count_their_deliveries(store: Store, stranger: str, theirs: Belongings) -> object:
     found = await store.count_replayable(stranger, theirs.webhook.id, ReplayFilter(), now=LATER, sample=5)
     return found.count, list(found.sample)
+
+
+async def counted(store: Store, group: str, theirs: Belongings) -> Sequence[Bucket]:
+    start = start_of_step(NOW, HOUR)
+    return await store.stats(group, webhook_id=theirs.webhook.id, start=start, end=start + HOUR, step=BUCKET)
 
 
 async def add_their_job(store: Store, stranger: str, theirs: Belongings) -> object:
@@ -228,7 +245,12 @@ ASKED: dict[str, tuple[Call, object]] = {
         None,
     ),
     "add_replay": (replay_their_event, Saved.STALE),
+    "discard_backlog": (
+        lambda store, group, theirs: store.discard_backlog(group, theirs.webhook.id, now=LATER),
+        0,
+    ),
     "add_test": (send_a_test, None),
+    "stats": (lambda store, group, theirs: listed(counted(store, group, theirs)), []),
     "count_replayable": (count_their_deliveries, (0, [])),
     "add_job": (add_their_job, None),
     "job": (lambda store, group, theirs: store.job(group, theirs.webhook.id, theirs.job.id), None),
@@ -300,6 +322,7 @@ async def everything_of(store: Store, theirs: Belongings) -> list[object]:
         await paged(store.deliveries(GROUP_ID, DeliveryQuery(), limit=10, before=None)),
         await detail(store, theirs.delivery),
         await paged(store.jobs(GROUP_ID, theirs.webhook.id, limit=10, before=None)),
+        await counted(store, GROUP_ID, theirs),
         await pokes_of(store, theirs.webhook.id),
         await store.lane_marks([theirs.webhook.id]),
     ]

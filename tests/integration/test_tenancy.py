@@ -134,6 +134,7 @@ async def _one_of_everything(api: Api) -> dict[str, str]:
     task, other = [await api.new_task(title=TITLE, assignedTo=each) for each in (ann, ben)]
     swap = expect(await api.admin.post("/api/swaps", {"taskId": task["id"], "withTaskId": other["id"]}), 201)
     [*_, delivery] = await api.deliveries_of(webhook["id"])
+    job = expect(await api.admin.post(f"/api/integrations/webhooks/{webhook['id']}/replays"), 202)
     key = expect(await api.admin.post(f"/api/groups/{api.group.id}/api-keys", {"role": "member"}), 201)
     return {
         "groupId": api.group.id,
@@ -144,6 +145,7 @@ async def _one_of_everything(api: Api) -> dict[str, str]:
         "swapId": swap["id"],
         "webhookId": webhook["id"],
         "deliveryId": delivery["id"],
+        "jobId": job["id"],
         "eventId": delivery["eventId"],
     }
 
