@@ -16,7 +16,7 @@ from tests.receivers import Receiver, raw, status
 
 from gatepost.adapters.system import SystemClock
 from gatepost.domain.outcomes import Accepted, ErrorClass, Outcome, Refused, Unreachable
-from gatepost.ports import Dropped, Outgoing
+from gatepost.ports import Dropped, LaneAsk, Outgoing
 
 WEBHOOKS = "/api/integrations/webhooks"
 OWN_HEADERS = {"Authorization": "Bearer hunter2"}
@@ -29,7 +29,7 @@ async def record(api: Api, webhook_id: str, *outcomes: Outcome) -> None:
         now += timedelta(days=1)
         leased = await api.store.lease_lanes("eng_1", limit=9, now=now, lease=timedelta(seconds=30))
         [lane] = [lane for lane in leased.lanes if lane.webhook_id == webhook_id]
-        read = (await api.store.read_lanes({webhook_id: 9}, now=now))[webhook_id]
+        read = (await api.store.read_lanes({webhook_id: LaneAsk(9)}, now=now))[webhook_id]
         settled = make_settled(read.deliveries[0], outcome, at=now)
         assert await api.store.record_attempts([make_outcomes(lane, [settled])]) == set()
 

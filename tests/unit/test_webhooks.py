@@ -6,10 +6,10 @@ from tests.builders import make_webhook, subscription_of
 from tests.fakes import NOW
 
 from gatepost.domain.errors import InvalidInput, ReservedHeader
+from gatepost.domain.health import WELL, Condition, DisabledReason, Health
 from gatepost.domain.retry import DEFAULT_POLICY
 from gatepost.domain.signatures import make_secret
 from gatepost.domain.webhooks import (
-    Health,
     Secret,
     Webhook,
     check_headers,
@@ -24,6 +24,7 @@ from gatepost.domain.webhooks import (
 )
 
 LATER = NOW + timedelta(hours=1)
+LATEST = LATER + timedelta(hours=1)
 GRACE = timedelta(days=1)
 NEW_SECRET = Secret(make_secret(b"n" * 32))
 NEWEST_SECRET = Secret(make_secret(b"w" * 32))
@@ -96,8 +97,9 @@ def test_a_new_webhook_has_the_defaults_for_what_was_not_given() -> None:
     assert (webhook.enabled, webhook.health, webhook.disabled_reason) == (True, Health.HEALTHY, None)
     assert (webhook.headers, webhook.ignore_origins, webhook.rate_limit_per_second) == ((), (), None)
     assert (webhook.timeout_seconds, webhook.max_concurrency, webhook.policy) == (15, 10, DEFAULT_POLICY)
+    assert webhook.preserve_task_order is False
     assert (webhook.secrets, webhook.config_version) == ((NEW_SECRET,), 1)
-    assert webhook.created_at == webhook.updated_at == NOW
+    assert webhook.created_at == webhook.updated_at == webhook.enabled_at == NOW
 
 
 def test_a_webhook_can_be_born_disabled_and_never_outside_its_limits() -> None:
@@ -122,22 +124,27 @@ def test_an_edit_raises_the_version_by_one_and_says_when() -> None:
 
 
 def test_disabling_says_so_and_enabling_forgets_what_was_wrong() -> None:
-    degraded = make_webhook(health=Health.DEGRADED)
+    degraded = make_webhook(condition=Condition(streak=5, failing_since=NOW))
 
     disabled = with_changes(degraded, now=LATER, enabled=False)
-    enabled = with_changes(disabled, now=LATER, enabled=True)
+    enabled = with_changes(disabled, now=LATEST, enabled=True)
 
-    assert (disabled.health, disabled.disabled_reason) == (Health.DISABLED, "admin")
+    assert (degraded.health, degraded.disabled_reason) == (Health.DEGRADED, None)
+    assert (disabled.health, disabled.disabled_reason) == (Health.DISABLED, DisabledReason.ADMIN)
     assert (enabled.health, enabled.disabled_reason) == (Health.HEALTHY, None)
+    assert (enabled.condition, disabled.enabled_at, enabled.enabled_at) == (WELL, NOW, LATEST)
 
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_an_edit_that_leaves_enabled_alone_leaves_health_alone(enabled: bool) -> None:
-    webhook = make_webhook(enabled=enabled, health=Health.SUSPENDED, disabled_reason="gone")
+    suspended = Condition(streak=9, failing_since=NOW - timedelta(days=1), suspended_at=NOW)
+    reason = None if enabled else DisabledReason.GONE
+    webhook = make_webhook(enabled=enabled, condition=suspended, disabled_reason=reason)
 
     edited = with_changes(webhook, now=LATER, name="Day shift", enabled=enabled)
 
-    assert (edited.health, edited.disabled_reason) == (Health.SUSPENDED, "gone")
+    assert edited.health is (Health.SUSPENDED if enabled else Health.DISABLED)
+    assert (edited.condition, edited.disabled_reason, edited.enabled_at) == (suspended, reason, NOW)
 
 
 @pytest.mark.parametrize(
