@@ -33,8 +33,10 @@ def things_of(served: Server) -> dict[str, str]:
     webhook = served.call(
         "POST",
         "/api/integrations/webhooks",
-        {"name": "Rota", "targetUrl": "https://hooks.example.com/in", "events": ["*"], "enabled": False},
+        {"name": "Rota", "targetUrl": "https://hooks.example.com/in", "events": ["*"]},
     )
+    replay = served.call("POST", f"/api/integrations/webhooks/{webhook['id']}/replays", {})
+    served.call("PATCH", f"/api/integrations/webhooks/{webhook['id']}", {"enabled": False})
     tasks = [
         served.call("POST", "/api/tasks", {"title": "Water the plants", "assignedTo": each["userId"]})
         for each in people
@@ -45,6 +47,7 @@ def things_of(served: Server) -> dict[str, str]:
         "groupId": group_id,
         "userId": people[0]["userId"],
         "webhookId": webhook["id"],
+        "jobId": replay["id"],
         "taskId": tasks[0]["id"],
         "swapId": swap["id"],
         "eventId": event["id"],
