@@ -5,8 +5,10 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from tests.builders import (
     GROUP_ID,
+    accepted,
     make_attempt,
     make_group,
     make_outcomes,
@@ -32,7 +34,7 @@ from tests.contract.steps import (
 from tests.fakes import NOW
 
 from gatepost.domain.deliveries import Status
-from gatepost.domain.outcomes import ErrorClass
+from gatepost.domain.outcomes import ErrorClass, Outcome
 from gatepost.domain.retry import ONE_ATTEMPT
 from gatepost.domain.stats import BUCKET, Bucket, bin_of, start_of_step
 
@@ -151,14 +153,36 @@ async def test_a_probe_that_failed_counts_for_nothing_and_one_that_got_through_c
     assert numbers(await stats(store)) == [(1, 0, 0)]
 
 
-async def test_an_attempt_written_ahead_is_counted_by_its_amendment(store: Store) -> None:
+@pytest.mark.parametrize(
+    ("outcome", "numbered"),
+    [(accepted(), (1, 0, 0)), (refused(503), (0, 1, 0)), (refused(503, headers=(("x", "\ud800"),)), (0, 1, 0))],
+)
+async def test_an_attempt_written_ahead_is_counted_once_by_its_amendment(
+    store: Store, outcome: Outcome, numbered: tuple[int, int, int]
+) -> None:
     _, lane, _, queued = await leased_with_one(store)
     await record(store, lane, queued, unreachable(ErrorClass.INTERNAL_ERROR))
     assert await stats(store) == []
 
-    await record_settled(store, lane, make_settled(queued, amends=True))
+    for _ in range(2):
+        await record_settled(store, lane, make_settled(queued, outcome, amends=True))
 
-    assert numbers(await stats(store)) == [(1, 0, 0)]
+    assert numbers(await stats(store)) == [numbered]
+
+
+@pytest.mark.parametrize(("outcome", "numbered"), [(accepted(), (1, 0, 0)), (refused(503), (0, 0, 1))])
+async def test_a_last_attempt_written_ahead_is_counted_once_by_its_amendment(
+    store: Store, outcome: Outcome, numbered: tuple[int, int, int]
+) -> None:
+    _, lane, _, queued = await leased_with_one(store)
+    died = unreachable(ErrorClass.INTERNAL_ERROR)
+    await record_settled(store, lane, make_settled(queued, died, policy=ONE_ATTEMPT))
+    assert await stats(store) == []
+
+    for _ in range(2):
+        await record_settled(store, lane, make_settled(queued, outcome, policy=ONE_ATTEMPT, amends=True))
+
+    assert numbers(await stats(store)) == [numbered]
 
 
 async def test_steps_add_up_what_lies_in_them(store: Store) -> None:

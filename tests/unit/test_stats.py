@@ -12,7 +12,7 @@ from tests.fakes import NOW
 
 from gatepost.domain.deliveries import Status
 from gatepost.domain.outcomes import ErrorClass
-from gatepost.domain.retry import ONE_ATTEMPT
+from gatepost.domain.retry import DEFAULT_POLICY, ONE_ATTEMPT, RetryPolicy
 from gatepost.domain.stats import (
     BINS,
     BOUNDS_MS,
@@ -99,7 +99,6 @@ def test_a_moment_lies_in_the_step_that_it_is_counted_in(since: timedelta, bucke
         (make_settled(), Ending.DELIVERED),
         (make_settled(outcome=refused(503)), Ending.FAILED),
         (make_settled(outcome=refused(503), policy=ONE_ATTEMPT), Ending.DEAD),
-        (make_settled(outcome=unreachable(ErrorClass.INTERNAL_ERROR), policy=ONE_ATTEMPT), Ending.DEAD),
     ],
 )
 def test_an_attempt_counts_by_what_it_has_made_of_its_delivery(settled: Settled, ending: Ending) -> None:
@@ -109,8 +108,9 @@ def test_an_attempt_counts_by_what_it_has_made_of_its_delivery(settled: Settled,
     assert (count.bucket_at, count.bin, count.ending) == (start_of_step(NOW, BUCKET), 4, ending)
 
 
-def test_our_own_failures_count_for_nothing() -> None:
-    settled = make_settled(outcome=unreachable(ErrorClass.INTERNAL_ERROR))
+@pytest.mark.parametrize("policy", [DEFAULT_POLICY, ONE_ATTEMPT])
+def test_our_own_failures_count_for_nothing_though_they_were_the_last(policy: RetryPolicy) -> None:
+    settled = make_settled(outcome=unreachable(ErrorClass.INTERNAL_ERROR), policy=policy)
 
     assert count_of(settled.attempt, settled.progress) is None
 

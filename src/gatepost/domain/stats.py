@@ -36,6 +36,9 @@ class Ending(Enum):
     DEAD = 2
 
 
+_ENDINGS = {Status.DELIVERED: Ending.DELIVERED, Status.DEAD_LETTER: Ending.DEAD}
+
+
 class Count(NamedTuple):
     """One attempt, as it is counted: the start of its bucket, the bin of its latency, and how it ended."""
 
@@ -99,14 +102,9 @@ def count_of(attempt: Attempt, progress: Progress) -> Count | None:
 
     By the progress, which stays true where a store could not hold the outcome.
     """
-    if progress.status is Status.DELIVERED:
-        ending = Ending.DELIVERED
-    elif progress.status is Status.DEAD_LETTER:
-        ending = Ending.DEAD
-    elif progress.last_error_class is ErrorClass.INTERNAL_ERROR:
+    if progress.last_error_class is ErrorClass.INTERNAL_ERROR:
         return None
-    else:
-        ending = Ending.FAILED
+    ending = _ENDINGS.get(progress.status, Ending.FAILED)
     return Count(start_of_step(attempt.started_at, BUCKET), bin_of(attempt.duration), ending)
 
 

@@ -234,9 +234,9 @@ def _awaiting(settled: Settled) -> Document:
         "open": {"$in": open_to},
     }
     if settled.amends:
-        # The attempt written ahead of sending may have been the last one: what it finished is open to its amendment.
-        # Nor does it take the place of what another owner knows better.
-        written_ahead = {f"attempts.{attempt.number}.error_class": ErrorClass.INTERNAL_ERROR.value}
+        # The attempt written ahead of sending may have been the last one: what it finished is open to its amendment,
+        # once. Nor does that take the place of what another owner knows better.
+        written_ahead = {"last_error_class": ErrorClass.INTERNAL_ERROR.value}
         asked |= {"attempt_count": attempt.number, "open": {"$in": [*open_to, EXHAUSTED]}, **written_ahead}
     return asked
 

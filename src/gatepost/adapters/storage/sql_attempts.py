@@ -60,8 +60,10 @@ ADD_ATTEMPTS = f"""
 {_INSERT_ATTEMPTS} AND deliveries.attempt_count = new.number - 1 AND {_OPEN.format(_ACCEPTED)}
 ON CONFLICT DO NOTHING
 """
-# The attempt written ahead of sending may have been the last one: what it finished is open to its own amendment.
-_STILL_OPEN = f"({_OPEN} OR deliveries.dead_reason = 'attempts_exhausted')"
+# The attempt written ahead of sending may have been the last one: what it finished is open to its own amendment, once.
+_STILL_OPEN = f"""
+deliveries.last_error_class = 'internal_error' AND ({_OPEN} OR deliveries.dead_reason = 'attempts_exhausted')
+"""
 REPLACE_ATTEMPTS = f"""
 {_INSERT_ATTEMPTS} AND deliveries.attempt_count = new.number AND {_STILL_OPEN.format(_ACCEPTED)}
 ON CONFLICT (delivery_id, number, probe_key) DO UPDATE SET

@@ -10,6 +10,8 @@ _LATENCY = Field(description="How long so many of the attempts took at most; nul
 
 
 class StatsBucket(Answer):
+    """The attempts that say something of the receiver: no `internal_error`, and no probe that failed."""
+
     webhook_id: str
     from_: Annotated[WireMoment, Field(alias="from")]
     to: WireMoment
