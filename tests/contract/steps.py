@@ -31,7 +31,7 @@ from gatepost.domain.people import User
 from gatepost.domain.swaps import Swap, SwapApproval
 from gatepost.domain.tasks import Task, TaskChange
 from gatepost.domain.webhooks import Webhook, with_changes
-from gatepost.ports import DeliveryDetail, LaneAsk, LaneRead, LeasedLane, Reading, Release, Saved, Settled
+from gatepost.ports import DeliveryDetail, LaneAsk, LaneRead, LeasedLane, Position, Reading, Release, Saved, Settled
 
 LEASE = timedelta(seconds=30)
 SECOND = timedelta(seconds=1)
@@ -137,9 +137,17 @@ async def lease_one(store: Store, webhook: Webhook, owner: str = ADA, *, now: da
 
 
 async def read(
-    store: Store, webhook: Webhook, *, now: datetime = NOW, limit: int = 100, reading: Reading = Reading.DUE
+    store: Store,
+    webhook: Webhook,
+    *,
+    now: datetime = NOW,
+    limit: int = 100,
+    reading: Reading = Reading.DUE,
+    look_at: int = 50,
+    onward_from: Position | None = None,
 ) -> LaneRead:
-    return (await store.read_lanes({webhook.id: LaneAsk(limit, reading)}, now=now))[webhook.id]
+    ask = LaneAsk(limit, reading, look_at, onward_from)
+    return (await store.read_lanes({webhook.id: ask}, now=now))[webhook.id]
 
 
 async def read_one(store: Store, webhook: Webhook, *, now: datetime = NOW) -> QueuedDelivery:

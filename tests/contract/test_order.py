@@ -38,7 +38,7 @@ from gatepost.domain.deliveries import Delivery, QueuedDelivery, replayed
 from gatepost.domain.outcomes import Outcome
 from gatepost.domain.tasks import Task
 from gatepost.domain.webhooks import Webhook
-from gatepost.ports import Reading, Saved
+from gatepost.ports import Position, Reading, Saved
 
 
 async def test_only_the_earliest_of_a_task_may_start(store: Store) -> None:
@@ -162,7 +162,35 @@ async def test_what_is_held_up_hides_nothing_behind_the_limit(store: Store) -> N
     lane = await read(store, webhook, now=NOW + HOUR, limit=2, reading=Reading.IN_ORDER)
 
     assert ids(lane.deliveries) == [first.id, free[0].id]
-    assert lane.next_due_at == NOW + SECOND
+
+
+async def test_a_read_looks_at_some_of_a_long_queue_and_the_next_ones_go_on_to_its_end(store: Store) -> None:
+    webhook = await add_webhook(store)
+    first, *blocked = await happen(store, webhook, await add_task(store), times=12)
+    free = [await emit_one(store, webhook, at=NOW + n * SECOND) for n in (1, 2)]
+
+    found, onward_from = [], []
+    looked_to: Position | None = None
+    for _ in range(5):
+        lane = await read(
+            store, webhook, now=NOW + HOUR, limit=2, reading=Reading.IN_ORDER, look_at=4, onward_from=looked_to
+        )
+        found.append(ids(lane.deliveries))
+        looked_to = lane.looked_to
+        onward_from.append(looked_to and looked_to.delivery_id)
+
+    passed = [blocked[6].id, blocked[10].id, free[0].id]
+    assert onward_from == [*passed, free[1].id, None]
+    assert found == [[first.id], [first.id], [first.id, free[0].id], [first.id, free[1].id], [first.id]]
+
+
+async def test_a_look_at_the_rest_of_the_queue_comes_to_its_end(store: Store) -> None:
+    webhook = await add_webhook(store)
+    first, *_ = await happen(store, webhook, await add_task(store), times=5)
+
+    lane = await read(store, webhook, reading=Reading.IN_ORDER, look_at=4)
+
+    assert (ids(lane.deliveries), lane.looked_to) == ([first.id], None)
 
 
 async def test_the_longest_due_are_read_first_in_order_too(store: Store) -> None:

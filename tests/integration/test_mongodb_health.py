@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 from tests.builders import (
     GROUP_ID,
-    make_delivery,
     make_disabling,
-    make_occasion,
     make_operator_event,
     make_settled,
     refused,
@@ -18,31 +16,25 @@ from tests.contract.steps import (
     EVE,
     HOUR,
     SECOND,
-    add_task,
     add_webhook,
     detail,
     edit_webhook,
-    emit_one,
     ids,
     lease,
     lease_one,
     leased_with_one,
-    read,
     record,
     record_settled,
-    save,
 )
 from tests.fakes import NOW
 from tests.integration.mongodb_rigs import documents
 from tests.integration.taps import Tap
 
-from gatepost.adapters.storage import mongo_reading
-from gatepost.domain import tasks
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.health import Condition, DisabledReason
 from gatepost.domain.webhooks import Webhook
-from gatepost.ports import DeliveryQuery, EventQuery, Reading, Settled
+from gatepost.ports import DeliveryQuery, EventQuery, Settled
 
 WRITES = 19  # of recording an attempt that means all there is
 WEAK = Condition(streak=3, failing_since=NOW)
@@ -193,27 +185,3 @@ async def test_a_condition_is_not_kept_by_who_lost_the_lane_nor_over_an_enabling
 
     assert (await webhook_of(store, webhook)).condition == Condition()
     assert set(await lease(store, now=NOW + 2 * HOUR)) == {webhook.id}
-
-
-# --- in order ----------------------------------------------------------------------------------------
-
-
-async def test_what_waits_in_order_hides_nothing_however_much_is_looked_through(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mongo_reading, "_LOOKED_THROUGH_AT_ONCE", 3)
-    webhook = await add_webhook(store, preserve_task_order=True)
-    task = await add_task(store)
-    versions = []
-    for n in range(8):
-        change = tasks.update(task, {"title": f"Water {n} plants"}, make_occasion(at=NOW + n * SECOND))
-        assert change is not None
-        delivery = make_delivery(change.event, webhook)
-        await save(store, change, delivery)
-        versions.append(delivery)
-        task = change.task
-    apart = await emit_one(store, webhook, at=NOW + 20 * SECOND)
-
-    found = await read(store, webhook, now=NOW + HOUR, limit=2, reading=Reading.IN_ORDER)
-
-    assert ids(found.deliveries) == [versions[0].id, apart.id]

@@ -48,8 +48,8 @@ ENGINE_QUERIES = {
     "renew": (sql_owners.RENEW, "", {"lanes_pkey"}),
     "wanted": (sql_owners.WANTED, "", {"lanes_free", "lanes_leased"}),
     "read": (postgres_lanes.READ_LANES[Reading.DUE], "", {"lanes_pkey", UNFINISHED, "events_pkey"}),
-    "read in order": (
-        postgres_lanes.READ_LANES[Reading.IN_ORDER],
+    "look": (
+        postgres_lanes.LOOK,
         "",
         {"lanes_pkey", UNFINISHED, "events_pkey", "event_tasks_pkey", "deliveries_of_event"},
     ),

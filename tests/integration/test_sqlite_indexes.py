@@ -43,8 +43,9 @@ ENGINE_QUERIES: dict[str, tuple[str, int, list[str]]] = {
     "release": (sqlite_lanes.RELEASE, 0, ["PRIMARY KEY", UNFINISHED]),
     "lane": (sqlite_lanes.LANE, 0, ["PRIMARY KEY"]),
     "due": (sqlite_lanes.DUE, 0, [UNFINISHED, "sqlite_autoindex_events_1"]),
-    "in order": (
-        sqlite_lanes.IN_ORDER,
+    "looked to": (sqlite_lanes.LOOKED_TO, 0, [UNFINISHED]),
+    "look": (
+        sqlite_lanes.LOOK,
         0,
         [
             UNFINISHED,
@@ -240,4 +241,6 @@ def plan_of(connection: sqlite3.Connection, sql: str) -> list[str]:
 
 
 def scans_in(steps: list[str]) -> list[str]:
-    return [step for step in steps if step.startswith("SCAN") and not HARMLESS_SCAN.fullmatch(step)]
+    made_here = {f"SCAN {step.removeprefix('MATERIALIZE ')}" for step in steps if step.startswith("MATERIALIZE ")}
+    scans = [step for step in steps if step.startswith("SCAN") and step not in made_here]
+    return [step for step in scans if not HARMLESS_SCAN.fullmatch(step)]

@@ -24,13 +24,13 @@ def make_lane(*, unclean: int = 0, window: int = 4, boot: float = 0.0, **webhook
 
 def read(lane: Lane, *deliveries: object, capacity: int = 50, token: int = 7, pokes: int = 1) -> None:
     lane.begin_read(capacity)
-    lane.end_read(LaneRead(token, pokes, deliveries, None), look_from=None)
+    lane.end_read(LaneRead(token, pokes, deliveries, None), boot=0.0, look_from=None)
 
 
 def test_a_new_lane_looks_before_anything_else() -> None:
     lane = make_lane()
 
-    assert lane.wants_read()
+    assert lane.wants_read(0.0)
     assert not lane.may_start(0.0)
 
 
@@ -66,7 +66,8 @@ def test_an_id_recorded_during_a_read_is_not_taken_from_that_read() -> None:
     lane.adapt_window(ACCEPTED)
 
     lane.recorded([delivery.id], boot=0.0)
-    lane.end_read(LaneRead(7, 1, [delivery], None), look_from=None)  # it saw the delivery before it was recorded
+    saw_it_before = LaneRead(7, 1, [delivery], None)
+    lane.end_read(saw_it_before, boot=0.0, look_from=None)
 
     assert not lane.buffer
     assert not lane.known
@@ -78,15 +79,15 @@ def test_a_read_asks_for_room_and_for_what_it_will_skip() -> None:
     read(lane, *deliveries, capacity=50)
     lane.start(0.0)
 
-    limit = lane.begin_read(50)
+    limit, *_ = lane.begin_read(50)
 
     assert limit == (50 - 2) + 3
 
 
 def test_a_full_read_is_followed_by_another_a_short_one_is_not() -> None:
     full, short = make_lane(window=1), make_lane(window=1)
-    limit = full.begin_read(2)
-    full.end_read(LaneRead(7, 1, [make_queued() for _ in range(limit)], None), look_from=None)
+    limit, *_ = full.begin_read(2)
+    full.end_read(LaneRead(7, 1, [make_queued() for _ in range(limit)], None), boot=0.0, look_from=None)
 
     read(short, make_queued(), capacity=2)
 
@@ -100,7 +101,7 @@ def test_a_reason_to_look_that_came_during_a_read_is_kept() -> None:
     for _ in range(3):
         lane.offer(make_queued())  # the third is past twice the window
 
-    lane.end_read(LaneRead(7, 1, [], None), look_from=None)
+    lane.end_read(LaneRead(7, 1, [], None), boot=0.0, look_from=None)
 
     assert lane.look_again
 
@@ -138,9 +139,9 @@ def test_a_failed_read_leaves_a_reason_to_read() -> None:
     lane = make_lane()
     lane.begin_read(50)
 
-    lane.end_read(None, look_from=None)
+    lane.end_read(None, boot=0.0, look_from=None)
 
-    assert lane.wants_read()
+    assert lane.wants_read(0.0)
 
 
 def test_the_window_grows_by_one_halves_under_load_and_stays_within_its_limits() -> None:
@@ -237,7 +238,7 @@ def test_after_an_offer_a_lane_reads_once_more_before_it_is_released() -> None:
 
     assert not lane.may_release(LINGER_SECONDS)  # its poke counter is older than the offer's poke
     lane.notice(LINGER_SECONDS)
-    assert lane.wants_read()
+    assert lane.wants_read(0.0)
     read(lane, pokes=2)
     assert lane.may_release(LINGER_SECONDS)
 
@@ -251,7 +252,7 @@ def test_a_refused_release_means_reading_again() -> None:
     lane.release_refused(release)
 
     assert lane.phase is Phase.ACTIVE
-    assert lane.wants_read()
+    assert lane.wants_read(0.0)
 
 
 def test_a_leaving_lane_drops_what_it_did_not_start_and_goes_when_the_rest_is_recorded() -> None:
@@ -263,10 +264,10 @@ def test_a_leaving_lane_drops_what_it_did_not_start_and_goes_when_the_rest_is_re
     lane.leave()
 
     assert lane.known == {sent.id}
-    assert not lane.wants_read()
+    assert not lane.wants_read(0.0)
     lane.adapt_window(ACCEPTED)
     lane.recorded([sent.id], boot=0.0)
-    assert lane.wants_read()  # for the poke counter
+    assert lane.wants_read(0.0)  # for the poke counter
     read(lane, kept, pokes=9)
     assert not lane.buffer
     assert lane.may_release(0.0)
@@ -299,9 +300,9 @@ def test_a_retry_that_falls_due_is_a_reason_to_read() -> None:
     lane.look_not_later_than(1.5)
 
     lane.notice(1.4)
-    assert not lane.wants_read()
+    assert not lane.wants_read(0.0)
     lane.notice(1.5)
-    assert lane.wants_read()
+    assert lane.wants_read(0.0)
 
 
 def test_both_secrets_sign_until_the_grace_ends() -> None:

@@ -17,7 +17,7 @@ def handing_back(**options: int) -> Lane:
 def test_an_idle_lane_goes_at_once_as_it_is_without_another_read() -> None:
     lane = handing_back()
 
-    assert not lane.wants_read()
+    assert not lane.wants_read(0.0)
     assert lane.may_release(0.0)
     assert lane.begin_release() == Release(lane.webhook_id, token=7, pokes=None)
 
@@ -55,7 +55,7 @@ def test_pokes_do_not_hold_it_up() -> None:
     lane.compare_pokes(99)
     lane.notice(60.0)
 
-    assert not lane.wants_read()
+    assert not lane.wants_read(0.0)
     assert lane.may_release(60.0)
 
 
@@ -65,7 +65,7 @@ def test_a_read_that_is_out_is_waited_for_and_not_taken_in() -> None:
     lane.hand_back()
 
     assert not lane.may_release(0.0)
-    lane.end_read(LaneRead(7, 1, [make_queued()], None), look_from=None)
+    lane.end_read(LaneRead(7, 1, [make_queued()], None), boot=0.0, look_from=None)
 
     assert not lane.buffer
     assert lane.may_release(0.0)

@@ -12,12 +12,14 @@ from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.health import WELL, Condition
 from gatepost.domain.webhooks import with_changes
 from gatepost.engine.lane import LINGER_SECONDS, Lane, Phase
-from gatepost.ports import LaneRead, LeasedLane, Reading
+from gatepost.engine.round import PAUSE_WITHIN_ROUND_SECONDS
+from gatepost.ports import LaneRead, LeasedLane, Position, Reading
 
 ACCEPTED = accepted()
 BEFORE = NOW - timedelta(hours=1)
 SUSPENDED = Condition(streak=9, failing_since=NOW - timedelta(days=2), suspended_at=NOW - timedelta(days=1))
 DRAINING = Condition(draining=True)
+FAR = Position(BEFORE, "dlv_far")
 
 
 def make_lane(condition: Condition = WELL, *, window: int = 4, **webhook: object) -> Lane:
@@ -36,7 +38,7 @@ def fresh() -> QueuedDelivery:
 
 def read(lane: Lane, *deliveries: QueuedDelivery) -> None:
     lane.begin_read(50)
-    lane.end_read(LaneRead(7, 1, deliveries, None), look_from=None)
+    lane.end_read(LaneRead(7, 1, deliveries, None), boot=0.0, look_from=None)
 
 
 def start_all(lane: Lane, boot: float) -> list[QueuedDelivery]:
@@ -58,12 +60,12 @@ def test_a_suspended_lane_asks_for_one_probe_and_for_no_other_while_that_is_unde
     lane = make_lane(SUSPENDED, window=8)
 
     assert (lane.reads, lane.window) == (Reading.PROBE, 1)
-    assert lane.begin_read(50) == 1
-    lane.end_read(LaneRead(7, 1, [held_back()], None), look_from=None)
+    assert lane.begin_read(50).limit == 1
+    lane.end_read(LaneRead(7, 1, [held_back()], None), boot=0.0, look_from=None)
     lane.start(0.0)
     lane.offer(fresh())
 
-    assert not lane.wants_read()
+    assert not lane.wants_read(0.0)
 
 
 def test_a_suspended_lane_takes_nothing_past_the_store() -> None:
@@ -157,7 +159,7 @@ def test_it_drains_until_a_read_finds_nothing_from_before_it_was_well_again() ->
     read(lane, missed, later)  # it is in flight, and not recorded
     assert lane.condition.draining
     lane.recorded([missed.id], boot=0.0)
-    assert lane.wants_read()
+    assert lane.wants_read(0.0)
     read(lane, later)
 
     assert not lane.condition.draining
@@ -166,8 +168,8 @@ def test_it_drains_until_a_read_finds_nothing_from_before_it_was_well_again() ->
 def test_what_is_emitted_all_the_time_does_not_keep_it_draining() -> None:
     lane = make_lane(DRAINING, window=1)
 
-    limit = lane.begin_read(2)
-    lane.end_read(LaneRead(7, 1, [fresh() for _ in range(limit)], None), look_from=None)
+    limit, *_ = lane.begin_read(2)
+    lane.end_read(LaneRead(7, 1, [fresh() for _ in range(limit)], None), boot=0.0, look_from=None)
 
     assert not lane.condition.draining
     assert lane.look_again
@@ -241,7 +243,7 @@ def test_an_edit_drops_what_was_read_before_it() -> None:
 
     assert not lane.buffer
     assert lane.known == {sent.id}
-    assert lane.wants_read()
+    assert lane.wants_read(0.0)
 
 
 def test_a_read_from_before_an_edit_is_made_once_again() -> None:
@@ -249,10 +251,10 @@ def test_a_read_from_before_an_edit_is_made_once_again() -> None:
     lane.begin_read(50)
     lane.reconfigure(with_changes(lane.webhook, now=NOW, preserve_task_order=True))
 
-    lane.end_read(LaneRead(7, 1, [fresh()], None), look_from=None)
+    lane.end_read(LaneRead(7, 1, [fresh()], None), boot=0.0, look_from=None)
 
     assert not lane.buffer
-    assert lane.wants_read()
+    assert lane.wants_read(0.0)
 
 
 def test_the_same_configuration_read_again_changes_nothing() -> None:
@@ -276,7 +278,7 @@ def test_a_lane_in_order_takes_nothing_past_the_store() -> None:
 
     assert lane.reads is Reading.IN_ORDER
     assert not lane.buffer
-    assert lane.wants_read()
+    assert lane.wants_read(0.0)
 
 
 def test_a_lane_in_order_looks_for_what_waited_for_each_outcome() -> None:
@@ -284,11 +286,11 @@ def test_a_lane_in_order_looks_for_what_waited_for_each_outcome() -> None:
     first = fresh()
     read(lane, first)
     lane.start(0.0)
-    assert not lane.wants_read()
+    assert not lane.wants_read(0.0)
 
     lane.recorded([first.id], boot=0.0)
 
-    assert lane.wants_read()
+    assert lane.wants_read(0.0)
     assert not lane.may_release(LINGER_SECONDS)
 
 
@@ -296,9 +298,49 @@ def test_a_lane_in_order_is_kept_while_what_is_due_may_be_waiting_for_a_retry() 
     waiting, done = make_lane(preserve_task_order=True), make_lane(preserve_task_order=True)
     for lane, next_due in ((waiting, 3600.0), (done, None)):
         lane.begin_read(50)
-        lane.end_read(LaneRead(7, 1, [], None), look_from=next_due)
+        lane.end_read(LaneRead(7, 1, [], None), boot=0.0, look_from=next_due)
 
     assert not waiting.may_release(LINGER_SECONDS)
     assert done.may_release(LINGER_SECONDS)
     waiting.hand_back()
     assert waiting.may_release(LINGER_SECONDS)  # to another owner
+
+
+def test_through_a_long_queue_in_order_it_looks_bit_by_bit_and_not_too_fast() -> None:
+    lane = make_lane(preserve_task_order=True)
+    begun = lane.begin_read(50)
+    lane.end_read(LaneRead(7, 1, [], None, FAR), boot=1.0, look_from=None)
+
+    assert begun.onward_from is None
+    assert not lane.wants_read(1.0)
+    assert lane.next_moment(1.0) == pytest.approx(1.0 + PAUSE_WITHIN_ROUND_SECONDS)
+    assert not lane.may_release(100.0)
+    assert lane.wants_read(1.1)
+    assert lane.begin_read(50).onward_from == FAR
+    lane.end_read(LaneRead(7, 1, [], None), boot=2.0, look_from=None)
+    assert not lane.wants_read(3.0)
+    assert lane.may_release(100.0)
+
+
+def test_what_happens_during_a_round_through_a_long_queue_makes_it_go_once_more() -> None:
+    lane = make_lane(preserve_task_order=True)
+    lane.begin_read(50)
+    lane.end_read(LaneRead(7, 1, [], None, FAR), boot=0.0, look_from=None)
+    lane.offer(fresh())  # perhaps to a place that the round has passed
+
+    for looked_to in (FAR, None, FAR, None):
+        assert lane.wants_read(1.0)
+        lane.begin_read(50)
+        lane.end_read(LaneRead(7, 1, [], None, looked_to), boot=0.0, look_from=None)
+
+    assert not lane.wants_read(1.0)
+
+
+def test_it_drains_until_a_round_has_come_to_the_end_of_a_long_queue() -> None:
+    lane = make_lane(DRAINING, preserve_task_order=True)
+    lane.begin_read(50)
+    lane.end_read(LaneRead(7, 1, [], None, FAR), boot=0.0, look_from=None)
+    was_draining = lane.condition.draining
+    read(lane)
+
+    assert (was_draining, lane.condition.draining) == (True, False)

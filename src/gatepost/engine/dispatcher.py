@@ -107,10 +107,10 @@ class Dispatcher:
             self._turned.clear()
             await self._clock.wait(self._turned, LONGEST_SLEEP)
 
-    def end_read(self, lane: Lane, read: LaneRead | None, *, look_from: float | None) -> None:
+    def end_read(self, lane: Lane, read: LaneRead | None, *, boot: float, look_from: float | None) -> None:
         """Give a lane what a read has brought; that what it had missed is sent, its next owner is to know as well."""
         was_draining = lane.condition.draining
-        lane.end_read(read, look_from=look_from)
+        lane.end_read(read, boot=boot, look_from=look_from)
         if was_draining and not lane.condition.draining:
             self.recorder.add(lane)
         self.touch(lane)
@@ -320,7 +320,7 @@ class Dispatcher:
             self._ready.add(lane)
         else:
             self._ready.discard(lane)
-        if lane.wants_read():
+        if lane.wants_read(boot):
             self.hungry[lane] = None
             self.read_wanted.set()
         elif lane.may_release(boot):

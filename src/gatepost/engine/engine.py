@@ -21,7 +21,7 @@ from gatepost.engine.lane import Lane, Phase
 from gatepost.engine.replays import Replays
 from gatepost.engine.retention import CHECK_EVERY, Purges
 from gatepost.engine.terms import EngineStore, Limits
-from gatepost.ports import Chance, Clock, LaneAsk, LaneRead, LeasedLane, Release, Sender
+from gatepost.ports import Chance, Clock, LaneRead, LeasedLane, Release, Sender
 
 LANES_AT_ONCE = 200  # leased or read in one call
 READ_AHEAD = 200  # deliveries of one lane
@@ -313,20 +313,20 @@ class Engine:
         hungry = list(islice(self._dispatcher.hungry, LANES_AT_ONCE))
         for lane in hungry:
             del self._dispatcher.hungry[lane]
-        lanes = [lane for lane in hungry if lane.wants_read()]
+        now, boot = self._clock.now(), self._clock.boot()
+        lanes = [lane for lane in hungry if lane.wants_read(boot)]
         if not lanes:
             return None
         capacity = min(READ_AHEAD, READ_AHEAD_IN_ALL // max(len(self._lanes), 1))
-        asked = {lane.webhook_id: LaneAsk(lane.begin_read(capacity), lane.reads) for lane in lanes}
-        now, boot = self._clock.now(), self._clock.boot()
+        asked = {lane.webhook_id: lane.begin_read(capacity) for lane in lanes}
         reads: Mapping[str, LaneRead] = {}
         try:
             reads = await self._store.read_lanes(asked, now=now)
         finally:
             for lane in lanes:
                 read = reads.get(lane.webhook_id)
-                next_due_at = read.next_due_at if read else None
-                self._dispatcher.end_read(lane, read, look_from=_boot_moment(next_due_at, now, boot))
+                look_from = _boot_moment(read.next_due_at if read else None, now, boot)
+                self._dispatcher.end_read(lane, read, boot=self._clock.boot(), look_from=look_from)
         return timedelta(0) if self._dispatcher.hungry else None
 
     # --- release ---------------------------------------------------------------------------------------------

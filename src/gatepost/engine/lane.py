@@ -6,7 +6,7 @@ Moments are seconds of `Clock.boot`, except where a name ends in `_at`.
 """
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -16,7 +16,8 @@ from gatepost.domain.health import WELL, Condition
 from gatepost.domain.outcomes import Accepted, Outcome, slows_down
 from gatepost.domain.signatures import SigningKey
 from gatepost.domain.webhooks import Webhook
-from gatepost.ports import LaneRead, LeasedLane, Reading, Release
+from gatepost.engine.round import LOOK_AT, PAUSE_WITHIN_ROUND_SECONDS, Round
+from gatepost.ports import LaneAsk, LaneRead, LeasedLane, Reading, Release
 
 LINGER_SECONDS = 2.0  # an empty lane is kept this long, since events come in bursts
 CONFIRMED_FOR_SECONDS = 2.0  # nothing starts on configuration older than this
@@ -62,6 +63,8 @@ class Lane:
         self.pokes: int | None = None  # as of the last read; None once something came by another way
         self.look_again = True
         self.reading = False
+        self._round = Round()
+        self._no_read_before = 0.0
         self.alarm: float | None = None
         self._read_limit = 0
         self._asked_for: tuple[int, Reading] | None = None  # by the read that is out: under which configuration, what
@@ -144,24 +147,26 @@ class Lane:
             return Reading.PROBE
         return Reading.IN_ORDER if self.webhook.preserve_task_order else Reading.DUE
 
-    def wants_read(self) -> bool:
-        if self.reading or self.phase in (Phase.HANDING_BACK, Phase.RELEASING, Phase.LOST):
+    def wants_read(self, boot: float) -> bool:
+        is_to_read = self.phase in (Phase.ACTIVE, Phase.LEAVING) and boot >= self._no_read_before
+        if self.reading or not is_to_read:
             return False
         if self.phase is Phase.LEAVING:
             return not self.known and self.pokes is None
         if self.is_suspended and self.known:
             return False  # one probe at a time
-        return self.look_again and len(self.buffer) <= self.window
+        return (self.look_again or self._round.goes_on) and len(self.buffer) <= self.window
 
-    def begin_read(self, capacity: int) -> int:
-        """Return how many rows to ask for: what there is room for, and what will be skipped as known; of probes one."""
+    def begin_read(self, capacity: int) -> LaneAsk:
+        """Ask for as much as there is room for, and for what will be skipped as known; of probes for one."""
+        self._round.begin_read(something_happened=self.look_again)
         self.reading, self.look_again = True, False
         self._asked_for = (self.webhook.config_version, self.reads)
         room = 1 if self.is_suspended else max(capacity, 2 * self.window) - len(self.buffer)
         self._read_limit = max(room, 1) + len(self.known)
-        return self._read_limit
+        return LaneAsk(self._read_limit, self.reads, LOOK_AT, self._round.looked_to)
 
-    def end_read(self, read: LaneRead | None, *, look_from: float | None) -> None:
+    def end_read(self, read: LaneRead | None, *, boot: float, look_from: float | None) -> None:
         """Take in what a read brought; None when it failed or the lane is not there any more.
 
         What was asked for as things stood before is read once again. Only now may ids go that were recorded meanwhile:
@@ -179,17 +184,20 @@ class Lane:
             if self._asked_for != (self.webhook.config_version, self.reads):
                 self.look_again = True
             elif self.phase is Phase.ACTIVE:
-                self._take_in_all(read.deliveries)
+                self._take_in_all(read)
+                self._round.end_read(read.looked_to)
+                self._no_read_before = boot + PAUSE_WITHIN_ROUND_SECONDS if self._round.goes_on else boot
         self.known.difference_update(self._forget_after_read)
         self._forget_after_read.clear()
 
-    def _take_in_all(self, deliveries: Sequence[QueuedDelivery]) -> None:
-        for delivery in deliveries:
+    def _take_in_all(self, read: LaneRead) -> None:
+        for delivery in read.deliveries:
             if delivery.id not in self.known:
                 self._take_in(delivery)
-        self.look_again = self.look_again or len(deliveries) >= self._read_limit
+        self.look_again = self.look_again or len(read.deliveries) >= self._read_limit
         # What is in flight is read as well, and the longest due comes first: so nothing older is left.
-        if self.condition.draining and all(each.created_at > self._missed_until for each in deliveries):
+        nothing_older = all(each.created_at > self._missed_until for each in read.deliveries)
+        if self.condition.draining and read.looked_to is None and nothing_older:
             self.condition = replace(self.condition, draining=False)
 
     def _take_in(self, delivery: QueuedDelivery) -> None:
@@ -345,7 +353,8 @@ class Lane:
         if self.phase is Phase.ACTIVE:
             # What waits for a retry of its task is due all the while: given back, the lane would be leased at once.
             is_waiting = self.webhook.preserve_task_order and self._look_from is not None
-            return not self.look_again and not is_waiting and boot >= self._idle_since + LINGER_SECONDS
+            is_looking = self.look_again or self._round.goes_on
+            return not is_looking and not is_waiting and boot >= self._idle_since + LINGER_SECONDS
         return self.phase is Phase.LEAVING
 
     def begin_release(self) -> Release:
@@ -383,7 +392,7 @@ class Lane:
 
     def next_moment(self, boot: float) -> float | None:
         """Return when `notice`, `may_start` or `may_release` may say something new by time alone."""
-        moments = [self._next_start] if self.buffer else []
+        moments = [self._no_read_before, self._next_start if self.buffer else boot]
         if self._look_from is not None:
             moments.append(self._look_from)
         if not self.known:

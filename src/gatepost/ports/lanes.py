@@ -55,24 +55,40 @@ class Reading(Enum):
     PROBE = "probe"  # the oldest that is unfinished, due or not, unless its receiver asked us to wait
 
 
+class Position(NamedTuple):
+    """A place in a lane's queue, which stands in the order of due times and, of the same time, of ids."""
+
+    due_at: datetime
+    delivery_id: str
+
+
 class LaneAsk(NamedTuple):
-    """What to read of a lane, and how many deliveries at most."""
+    """What to read of a lane, and how many deliveries at most.
+
+    Shape: `look_at` and `onward_from` are for reading in order: at how many deliveries to look at once, and from where
+           on, beside the head of the queue.
+    """
 
     limit: int
     reading: Reading = Reading.DUE
+    look_at: int = 1
+    onward_from: Position | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LaneRead:
     """What a lane held when it was read: the poke counter first, then what was due.
 
-    Shape: `deliveries` in the order of their due time; `next_due_at` is when the next one after them is due.
+    Shape: `deliveries` in the order of their due time; `next_due_at` is when the next one after them is due, or, in
+           order, the next one that is not due yet. `looked_to`, in order only, is where to go on looking; None when
+           all that is due was looked at to its end.
     """
 
     token: int
     pokes: int
     deliveries: Sequence[QueuedDelivery]
     next_due_at: datetime | None
+    looked_to: Position | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +177,11 @@ class LaneStore(Protocol):
         """
 
     async def read_lanes(self, asked: Mapping[str, LaneAsk], *, now: datetime) -> Mapping[str, LaneRead]:
-        """Read unfinished deliveries of each lane: which ones, `Reading` says."""
+        """Read unfinished deliveries of each lane: which ones, `Reading` says.
+
+        In order a read looks at no more than `look_at` deliveries at the head of the queue, and as many from
+        `onward_from` on. So it costs the same however much waits there, and whoever goes on from `looked_to` sees all.
+        """
 
     async def record_attempts(self, batch: Sequence[LaneOutcomes]) -> set[str]:
         """Write attempts and progress of every lane whose token still stands; return the lanes lost.

@@ -8,15 +8,15 @@ nor is waited for.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from gatepost.adapters.storage.looking import HEAD, Place, place_of, position_of
 from gatepost.adapters.storage.mongo_documents import DELIVERY_FIELDS, OPEN, delivery_from_document
 from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, parts_of, several
-from gatepost.adapters.storage.rows import from_ms
+from gatepost.adapters.storage.rows import from_ms_or_none
 from gatepost.domain.deliveries import QueuedDelivery, queued
 from gatepost.ports import LaneAsk, LaneRead, Reading
 
 _DUE_FIRST = [("next_attempt_at", 1), ("id", 1)]
 _READ_FIELDS = DELIVERY_FIELDS | {"places": 1}
-_LOOKED_THROUGH_AT_ONCE = 200
 
 
 async def read_lanes(mongo: Mongo, asked: Mapping[str, LaneAsk], now: int) -> dict[str, LaneRead]:
@@ -33,7 +33,8 @@ async def read_lanes(mongo: Mongo, asked: Mapping[str, LaneAsk], now: int) -> di
             lane["token"],
             lane["pokes"],
             [_queued(each, events[_event_of(each)]) for each in queue.deliveries if _event_of(each) in events],
-            None if queue.next_due is None else from_ms(queue.next_due),
+            from_ms_or_none(queue.next_due),
+            position_of(queue.looked_to),
         )
         for lane, queue in zip(lanes, found, strict=True)
     }
@@ -46,10 +47,11 @@ async def unfinished(mongo: Mongo, webhook_id: str, limit: int) -> list[Document
 
 
 class _Found(NamedTuple):
-    """What may be sent, and when the next one after that is due. In milliseconds."""
+    """What may be sent, when the next one after that is due, in milliseconds, and where to go on looking."""
 
     deliveries: Sequence[Document]
     next_due: int | None
+    looked_to: Place | None = None
 
 
 async def _found(mongo: Mongo, webhook_id: str, ask: LaneAsk, now: int) -> _Found:
@@ -58,7 +60,7 @@ async def _found(mongo: Mongo, webhook_id: str, ask: LaneAsk, now: int) -> _Foun
             queue = await unfinished(mongo, webhook_id, ask.limit + 1)
             return _cut(queue, [each for each in queue if each["next_attempt_at"] <= now], ask.limit)
         case Reading.IN_ORDER:
-            return await _in_order(mongo, webhook_id, ask.limit, now)
+            return await _in_order(mongo, webhook_id, ask, now)
         case Reading.PROBE:
             return await _probe(mongo, webhook_id, now)
 
@@ -84,30 +86,59 @@ async def _probe(mongo: Mongo, webhook_id: str, now: int) -> _Found:
 # --- in order ------------------------------------------------------------------------------------------------
 
 
-async def _in_order(mongo: Mongo, webhook_id: str, limit: int, now: int) -> _Found:
-    """Return what is due and waits for nothing. What waits is passed over, however much that is."""
-    order = _Order(mongo, webhook_id)
-    startable: list[Document] = []
-    asked = {"webhook_id": webhook_id, "open": OPEN}
-    looked_through = mongo.deliveries.find(asked, _READ_FIELDS).sort(_DUE_FIRST)
-    async with looked_through.batch_size(_LOOKED_THROUGH_AT_ONCE) as cursor:
-        while found := await cursor.to_list(_LOOKED_THROUGH_AT_ONCE):
-            due = [each for each in found if each["next_attempt_at"] <= now]
-            startable += await order.startable(due)
-            if len(startable) > limit:
-                return _cut(startable, startable, limit)
-            if len(due) < len(found):
-                return _Found(startable, found[len(due)]["next_attempt_at"])
-    return _Found(startable, None)
+async def _in_order(mongo: Mongo, webhook_id: str, ask: LaneAsk, now: int) -> _Found:
+    """Look at the head of the queue; where that ends before the queue, and room is left, look further on as well."""
+    order = _Order(mongo, webhook_id, ask.look_at)
+    at_head, head_ends = await _look(order, HEAD, ask.limit, now)
+    next_due = await _next_due(mongo, webhook_id, now)
+    if len(at_head) == ask.limit:
+        return _Found(at_head, next_due, place_of(ask.onward_from) if ask.onward_from else None)
+    if head_ends is None:
+        return _Found(at_head, next_due)
+    begin = max(head_ends, place_of(ask.onward_from))
+    onward, end = await _look(order, begin, ask.limit - len(at_head), now)
+    return _Found([*at_head, *onward], next_due, end)
+
+
+async def _look(order: "_Order", begin: Place, most: int, now: int) -> tuple[list[Document], Place | None]:
+    """Return so many that may start, and where the look ended, if before the end of the queue."""
+    seen = await order.due(begin, now)
+    startable = (await order.startable(seen))[:most]
+    if len(startable) == most:
+        return startable, _place(startable[-1])
+    return startable, _place(seen[-1]) if len(seen) == order.look_at else None
+
+
+def _place(document: Document) -> Place:
+    return Place(document["next_attempt_at"], document["id"])
+
+
+async def _next_due(mongo: Mongo, webhook_id: str, now: int) -> int | None:
+    asked = {"webhook_id": webhook_id, "open": OPEN, "next_attempt_at": {"$gt": now}}
+    found = await fetch(mongo.deliveries.find(asked, {"next_attempt_at": 1}).sort(_DUE_FIRST).limit(1))
+    return found[0]["next_attempt_at"] if found else None
 
 
 class _Order:
     """The unfinished deliveries of a webhook in the order of the tasks they are about, as far as it was asked for."""
 
-    def __init__(self, mongo: Mongo, webhook_id: str) -> None:
+    def __init__(self, mongo: Mongo, webhook_id: str, look_at: int) -> None:
+        self.look_at = look_at  # deliveries at once
         self._mongo = mongo
         self._webhook_id = webhook_id
         self._first: dict[str, str] = {}  # the lowest place of each task among what is unfinished
+
+    async def due(self, begin: Place, now: int) -> list[Document]:
+        """Return what is due from a place on, as much as is looked through at once."""
+        onward = [{"next_attempt_at": {"$gt": begin.due_ms}}, {"id": {"$gt": begin.delivery_id}}]
+        asked = {
+            "webhook_id": self._webhook_id,
+            "open": OPEN,
+            "next_attempt_at": {"$gte": begin.due_ms, "$lte": now},
+            "$or": onward,
+        }
+        found = self._mongo.deliveries.find(asked, _READ_FIELDS).sort(_DUE_FIRST)
+        return await fetch(found.limit(self.look_at))
 
     async def startable(self, deliveries: Sequence[Document]) -> list[Document]:
         """Return those that have no lower version of any of their tasks before them."""

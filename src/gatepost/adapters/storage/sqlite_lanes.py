@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from gatepost.adapters.storage.rows import NEVER_MS, from_ms, queued_from, to_ms
+from gatepost.adapters.storage.looking import HEAD, Place, place_of, position_of
+from gatepost.adapters.storage.rows import NEVER_MS, Row, from_ms, queued_from, to_ms
 from gatepost.adapters.storage.scripts import IN_LIST, Script, execute, fetch
 from gatepost.adapters.storage.sql_lanes import SqlLanes
-from gatepost.ports import LaneAsk, LaneRead, Reading, Release
+from gatepost.ports import LaneAsk, LaneRead, Position, Reading, Release
 
 # Only ever lowers `due_at`; the counter tells an owner about to release the lane that it has more to look at.
 POKE = f"""
@@ -29,14 +30,21 @@ LANE = "SELECT token, pokes FROM lanes WHERE webhook_id = ?"
 _QUEUED = """
 SELECT d.next_attempt_at,
        d.id, d.group_id, d.webhook_id, d.event_id, d.event, e.body, e.hop, d.attempt_count, d.created_at
-FROM deliveries d JOIN events e ON e.group_id = d.group_id AND e.id = d.event_id
 """
-_DUE = f"{_QUEUED} WHERE d.webhook_id = ? AND d.finished_at IS NULL AND d.next_attempt_at <= ?"
-_LONGEST_DUE_FIRST = "ORDER BY d.next_attempt_at, d.id LIMIT ?"
-DUE = f"{_DUE} {_LONGEST_DUE_FIRST}"
+_EVENT = "JOIN events e ON e.group_id = d.group_id AND e.id = d.event_id"
+DUE = f"""
+{_QUEUED} FROM deliveries d {_EVENT}
+WHERE d.webhook_id = ? AND d.finished_at IS NULL AND d.next_attempt_at <= ?
+ORDER BY d.next_attempt_at, d.id LIMIT ?
+"""
+_ONWARD = """
+FROM deliveries WHERE webhook_id = ? AND finished_at IS NULL AND next_attempt_at <= ? AND (next_attempt_at, id) > (?, ?)
+ORDER BY next_attempt_at, id
+"""
 # Of each task, down from the version before: what has something unfinished before it mostly has it right there.
-IN_ORDER = f"""
-{_DUE} AND (d.replay_key <> '' OR NOT EXISTS (
+LOOK = f"""
+{_QUEUED} FROM (SELECT * {_ONWARD} LIMIT ?) AS d {_EVENT}
+WHERE d.replay_key <> '' OR NOT EXISTS (
     SELECT 1 FROM json_each('["' || replace(e.tasks, ' ', '","') || '"]')
     WHERE (
         SELECT 1 FROM event_tasks AS earlier CROSS JOIN deliveries AS before
@@ -46,17 +54,17 @@ IN_ORDER = f"""
               AND coalesce(before.finished_at, 0) = 0
         ORDER BY earlier.version DESC LIMIT 1
     )
-))
-{_LONGEST_DUE_FIRST}
+)
+ORDER BY d.next_attempt_at, d.id LIMIT ?
 """
+LOOKED_TO = f"SELECT next_attempt_at, id {_ONWARD} LIMIT 1 OFFSET ? - 1"
 # Within the index alone. `|| ''` keeps it there: the index of all that the webhook was ever sent has them by id.
 PROBE = f"""
-{_QUEUED} WHERE d.id = (
+{_QUEUED} FROM deliveries d {_EVENT} WHERE d.id = (
     SELECT min(id || '') FROM deliveries
     WHERE webhook_id = ? AND finished_at IS NULL AND coalesce(not_before, 0) <= ?
 ) LIMIT ?
 """
-_READINGS = {Reading.DUE: DUE, Reading.IN_ORDER: IN_ORDER, Reading.PROBE: PROBE}
 NEXT_ATTEMPT = """
 SELECT next_attempt_at FROM deliveries WHERE webhook_id = ? AND finished_at IS NULL AND next_attempt_at > ?
 ORDER BY next_attempt_at LIMIT 1
@@ -75,16 +83,41 @@ class SqliteLanes(SqlLanes):
 
 def _read_lanes(asked: Mapping[str, LaneAsk], now: int) -> Script[Mapping[str, LaneRead]]:
     read: dict[str, LaneRead] = {}
-    for webhook_id, (limit, reading) in asked.items():
+    for webhook_id, ask in asked.items():
         lane = yield fetch(LANE, (webhook_id,))
         if not lane:
             continue
         [(token, pokes)] = lane
-        rows = yield fetch(_READINGS[reading], (webhook_id, now, limit + 1))  # one more, to know when it is due
-        after = rows[limit:] or (yield fetch(NEXT_ATTEMPT, (webhook_id, now)))
-        deliveries = [queued_from(row[1:]) for row in rows[:limit]]
-        read[webhook_id] = LaneRead(token, pokes, deliveries, from_ms(after[0][0]) if after else None)
+        looked_to = None
+        if ask.reading is Reading.IN_ORDER:
+            rows, looked_to = yield from _look(webhook_id, ask, now)
+        else:  # one more, to know when it is due
+            rows = yield fetch(DUE if ask.reading is Reading.DUE else PROBE, (webhook_id, now, ask.limit + 1))
+        after = rows[ask.limit :] or (yield fetch(NEXT_ATTEMPT, (webhook_id, now)))
+        deliveries = [queued_from(row[1:]) for row in rows[: ask.limit]]
+        read[webhook_id] = LaneRead(token, pokes, deliveries, from_ms(after[0][0]) if after else None, looked_to)
     return read
+
+
+def _look(webhook_id: str, ask: LaneAsk, now: int) -> Script[tuple[Sequence[Row], Position | None]]:
+    """Return what may start in order, at the head of the queue and further on, and where to go on next time."""
+    at_head = yield fetch(LOOK, (webhook_id, now, *HEAD, ask.look_at, ask.limit))
+    if len(at_head) == ask.limit:
+        return at_head, ask.onward_from
+    head_ends = yield from _looked_to(webhook_id, now, HEAD, ask.look_at)
+    if head_ends is None:
+        return at_head, None
+    begin = max(head_ends, place_of(ask.onward_from))
+    onward = yield fetch(LOOK, (webhook_id, now, *begin, ask.look_at, ask.limit - len(at_head)))
+    is_full = len(at_head) + len(onward) == ask.limit
+    end = Place(*onward[-1][:2]) if is_full else (yield from _looked_to(webhook_id, now, begin, ask.look_at))
+    return [*at_head, *onward], position_of(end)
+
+
+def _looked_to(webhook_id: str, now: int, begin: Place, look_at: int) -> Script[Place | None]:
+    """Return where a look at so many ended; None when it came to the end of the queue."""
+    rows = yield fetch(LOOKED_TO, (webhook_id, now, *begin, look_at))
+    return Place(*rows[0]) if rows else None
 
 
 def _release_lanes(releases: Sequence[Release]) -> Script[set[str]]:
