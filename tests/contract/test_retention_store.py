@@ -174,7 +174,7 @@ async def test_bodies_go_and_what_they_came_with_stays(store: Store) -> None:
     [was], [attempt] = before.attempts, after.attempts
     response = response_of(attempt.outcome)
     assert response is not None
-    assert (response.status_code, response.headers, response.body) == (200, (), b"")
+    assert (response.status_code, response.headers, response.body) == (200, None, None)
     assert (attempt.id, attempt.duration, attempt.started_at) == (was.id, was.duration, was.started_at)
     assert (after.delivery, after.event) == (before.delivery, before.event)
     assert (await purge(store, Kept.BODIES)).rows == 0
@@ -192,10 +192,22 @@ async def test_bodies_go_of_all_attempts_of_dead_letters_and_of_probes(store: St
     attempts = (await detail(store, delivery)).attempts
     responses = [response_of(attempt.outcome) for attempt in attempts]
     assert [each and (each.status_code, each.headers, each.body) for each in responses] == [
-        (503, (), b""),
-        (503, (), b""),
-        (500, (), b""),
+        (503, None, None),
+        (503, None, None),
+        (500, None, None),
     ]
+
+
+async def test_what_an_answer_never_had_is_told_from_what_is_no_longer_kept(store: Store) -> None:
+    _, lane, delivery, queued = await leased_with_one(store)
+    empty = accepted(204, headers=(), body=b"")
+    await record(store, lane, queued, empty)
+
+    assert [attempt.outcome for attempt in (await detail(store, delivery)).attempts] == [empty]
+    assert (await purge(store, Kept.BODIES)).rows == 1
+
+    expired = accepted(204, headers=None, body=None)
+    assert [attempt.outcome for attempt in (await detail(store, delivery)).attempts] == [expired]
 
 
 async def test_delivered_ones_go_with_their_attempts_and_dead_letters_do_not(store: Store) -> None:

@@ -225,8 +225,7 @@ def _history_json(entry: HistoryEntry) -> Json:
 
 
 def _request_json(request: ShownRequest) -> Json:
-    body = None if request.body is None else _text(request.body)
-    return {"method": "POST", "url": request.url, "headers": _joined(request.headers), "body": body}
+    return {"method": "POST", "url": request.url, "headers": _joined(request.headers), "body": _text(request.body)}
 
 
 def _attempt_json(attempt: Attempt) -> Json:
@@ -255,13 +254,15 @@ def _response_json(response: Response) -> Json:
     }
 
 
-def _joined(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Return headers by name; RFC 9110, section 5.3: repeated ones read as one list."""
+def _joined(headers: Sequence[tuple[str, str]] | None) -> dict[str, str] | None:
+    """Return headers by name, if they are kept; RFC 9110, section 5.3: repeated ones read as one list."""
+    if headers is None:
+        return None
     values: dict[str, tuple[str, list[str]]] = {}
     for name, value in headers:
         values.setdefault(name.lower(), (name, []))[1].append(value)
     return {name: ", ".join(listed) for name, listed in values.values()}
 
 
-def _text(body: bytes) -> str:
-    return body.decode("utf-8", "replace")
+def _text(body: bytes | None) -> str | None:
+    return None if body is None else body.decode("utf-8", "replace")

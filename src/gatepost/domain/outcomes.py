@@ -29,17 +29,18 @@ class ErrorClass(StrEnum):
 class Response:
     """What a receiver answered.
 
-    Shape: `body` is at most 16 KiB of what was sent; `truncated` when there was more or it broke off.
+    Shape: `body` is at most 16 KiB of what was sent; `truncated` when there was more or it broke off. `headers` and
+           `body` are None once they are no longer kept.
     """
 
     status_code: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
+    headers: tuple[tuple[str, str], ...] | None
+    body: bytes | None
     truncated: bool = False
 
     def header(self, name: str) -> str | None:
         """Return the first value of a header, whatever the case of its name."""
-        return next((value for key, value in self.headers if key.lower() == name), None)
+        return next((value for key, value in self.headers or () if key.lower() == name), None)
 
 
 @dataclass(frozen=True, slots=True)

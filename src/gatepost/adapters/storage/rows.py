@@ -329,7 +329,7 @@ def _outcome_row(outcome: Outcome) -> Row:
         return (
             outcome.kind,
             response.status_code,
-            "\n".join([f"{name}: {value}" for name, value in response.headers]).encode(),
+            None if response.headers is None else _header_lines(response.headers),
             response.body,
             1 if response.truncated else 0,
             None,
@@ -350,10 +350,17 @@ def _outcome_from(
     if status_code is None:
         unsent = Blocked if kind == Blocked.kind else Unreachable
         return unsent(ErrorClass(error_class or ErrorClass.INTERNAL_ERROR), detail)
-    lines = (headers or b"").decode().split("\n") if headers else []
-    pairs = [(name, value) for name, _, value in (line.partition(": ") for line in lines)]
-    response = Response(status_code, tuple(pairs), body or b"", bool(truncated))
+    response = Response(status_code, None if headers is None else _headers_from(headers), body, bool(truncated))
     return Accepted(response) if kind == Accepted.kind else Refused(response)
+
+
+def _header_lines(headers: Sequence[tuple[str, str]]) -> bytes:
+    return "\n".join([f"{name}: {value}" for name, value in headers]).encode()
+
+
+def _headers_from(text: bytes) -> tuple[tuple[str, str], ...]:
+    lines = text.decode().split("\n") if text else []
+    return tuple((name, value) for name, _, value in (line.partition(": ") for line in lines))
 
 
 # --- lanes ---------------------------------------------------------------------------------------------------

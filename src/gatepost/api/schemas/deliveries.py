@@ -9,6 +9,7 @@ from gatepost.domain.deliveries import DeadReason, Status
 from gatepost.domain.outcomes import Accepted, Blocked, ErrorClass, Refused, Unreachable
 
 _OUTCOMES = "|".join(outcome.kind for outcome in (Accepted, Refused, Unreachable, Blocked))
+_KEPT = Field(description="Null when nothing came back, and once it is no longer kept.")
 
 
 class Replay(Body):
@@ -55,8 +56,8 @@ class Attempt(Answer):
     outcome: Annotated[str, Field(pattern=f"^({_OUTCOMES})$")]
     error_class: ErrorClass | None
     status_code: int | None
-    response_headers: dict[str, str] | None
-    response_body: str | None
+    response_headers: Annotated[dict[str, str] | None, _KEPT]
+    response_body: Annotated[str | None, _KEPT]
     response_truncated: bool
 
 
