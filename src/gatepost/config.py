@@ -232,8 +232,7 @@ class Settings(BaseSettings):
     )
     admin_email: Annotated[str, AfterValidator(_email)] = _setting(
         "admin@localhost",
-        "Who owns the installation: `gatepost serve` makes this account while there is nobody yet, and never looks"
-        " at it again.",
+        "Who owns the installation: `gatepost serve` makes this account while there is nobody yet, and only then.",
         unit="e-mail address",
         fix="give an e-mail address, such as ann@example.com",
     )
@@ -292,7 +291,8 @@ class Settings(BaseSettings):
     )
     retention_deliveries_days: int = _days(
         DEFAULT_RETENTION.deliveries,
-        "How long what got through is kept, and events that no delivery is left of. Unfinished deliveries never go.",
+        "How long what got through is kept, events that no delivery is left of, and bulk replays that have ended."
+        " Unfinished deliveries never go.",
     )
     retention_dead_letters_days: int = _days(
         DEFAULT_RETENTION.dead_letters, "How long dead letters are kept, with their events, to be replayed."

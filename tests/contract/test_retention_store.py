@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from tests.builders import (
     GROUP_ID,
@@ -11,8 +12,10 @@ from tests.builders import (
     make_delivery,
     make_event,
     make_group,
+    make_job,
     make_progress,
     make_settled,
+    make_webhook,
     new_id,
     refused,
     unreachable,
@@ -43,10 +46,12 @@ from tests.fakes import NOW
 
 from gatepost.domain.deliveries import Delivery, Status, replayed
 from gatepost.domain.outcomes import response_of
+from gatepost.domain.replays import JobStatus, ReplayJob
 from gatepost.domain.retention import Kept
 from gatepost.domain.retry import ONE_ATTEMPT
 from gatepost.domain.stats import BUCKET, start_of_step
-from gatepost.ports import DeliveryQuery, EventQuery, Saved
+from gatepost.domain.webhooks import Webhook
+from gatepost.ports import DeliveryQuery, EventQuery, Saved, Step
 
 LATER = NOW + SECOND  # what was finished at NOW is from before
 
@@ -380,6 +385,82 @@ async def test_a_replay_finds_the_bytes_of_its_event_or_is_refused(store: Store,
             await record(store, lane, await read_one(store, webhook), accepted())
             await purge(store, Kept.DELIVERIES)
             await purge(store, Kept.EVENTS)
+
+
+# --- bulk replays --------------------------------------------------------------------------------------------
+
+
+async def add_job(store: Store, webhook: Webhook, **changes: Any) -> ReplayJob:
+    job = make_job(webhook, **changes)
+    assert await store.add_job(GROUP_ID, job) is Saved.DONE
+    return job
+
+
+async def cancelled_job(store: Store, *, now: datetime = NOW) -> ReplayJob:
+    job = await add_job(store, make_webhook())
+    assert await store.cancel_job(GROUP_ID, job.webhook_id, job.id, now=now) is Saved.DONE
+    return job
+
+
+async def advance_jobs(store: Store, *, now: datetime = NOW) -> list[Step]:
+    """Do with all jobs what an engine does twice: of some databases, it also tidies up after those that have ended."""
+    first = await store.lease_jobs(ADA, limit=10, now=now, lease=LEASE)
+    advanced = [(await store.advance_job(each, limit=50, now=now)).step for each in first]
+    await store.lease_jobs(ADA, limit=10, now=now, lease=LEASE)
+    return advanced
+
+
+async def test_bulk_replays_go_when_they_ended_long_ago_however_they_did(store: Store) -> None:
+    done, waiting = await add_job(store, await add_webhook(store)), await add_job(store, await add_webhook(store))
+    failed, cancelled = await add_job(store, make_webhook()), await cancelled_job(store)
+    cancelled_later = await cancelled_job(store, now=LATER)
+    webhook = await store.webhook(GROUP_ID, waiting.webhook_id)
+    assert webhook is not None
+    await edit_webhook(store, webhook, enabled=False)
+    assert sorted(each.value for each in await advance_jobs(store)) == ["ended", "ended", "waiting"]
+
+    assert (await purge(store, Kept.REPLAYS)).rows == 3
+
+    kept = [await store.job(GROUP_ID, each.webhook_id, each.id) for each in (done, failed, cancelled)]
+    assert kept == [None, None, None]
+    left = [await store.job(GROUP_ID, each.webhook_id, each.id) for each in (waiting, cancelled_later)]
+    assert [each and each.status for each in left] == [JobStatus.RUNNING, JobStatus.CANCELLED]
+
+
+async def test_what_a_bulk_replay_has_made_outlives_it_and_is_taken_by_no_other(store: Store) -> None:
+    original = await delivered(store)
+    webhook = await store.webhook(GROUP_ID, original.webhook_id)
+    assert webhook is not None
+    first = await add_job(store, webhook)
+    assert await advance_jobs(store) == [Step.ENDED]
+    assert (await purge(store, Kept.REPLAYS)).rows == 1
+    assert (await store.jobs(GROUP_ID, webhook.id, limit=9, before=None)).items == []
+
+    replay = await read_one(store, webhook)
+    lane = await lease_one(store, webhook, EVE, now=NOW + HOUR)
+    await record(store, lane, replay, accepted())
+    found = await store.count_replayable(GROUP_ID, webhook.id, first.filter, now=LATER, sample=5)
+    await add_job(store, webhook, created_at=LATER)
+    await advance_jobs(store, now=LATER)
+
+    assert (found.count, ids(found.sample)) == (1, [original.id])
+    assert (await detail(store, replay)).delivery.replay_of == original.id
+    page = await store.deliveries(GROUP_ID, DeliveryQuery(), limit=9, before=None)
+    assert [each.replay_of for each in page.items].count(original.id) == 2
+
+
+async def test_many_bulk_replays_go_step_by_step_past_those_that_run(store: Store) -> None:
+    running = await add_job(store, make_webhook())
+    for _ in range(30):
+        await asyncio.gather(*(cancelled_job(store) for _ in range(20)))
+    await store.lease_jobs(ADA, limit=10, now=NOW, lease=LEASE)
+
+    purged = await purge(store, Kept.REPLAYS)
+
+    assert purged.rows == 600
+    assert purged.steps > 1
+    assert purged.most_in_a_step <= 500
+    assert await store.job(GROUP_ID, running.webhook_id, running.id) == running
 
 
 # --- stats ---------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from tests.integration.taps import Tap
 from gatepost.domain.deliveries import Delivery, QueuedDelivery, Status
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.replays import JobStatus, ReplayJob
+from gatepost.domain.retention import Kept
 from gatepost.domain.retry import ONE_ATTEMPT
 from gatepost.domain.webhooks import Webhook
 from gatepost.ports import Advanced, DeliveryQuery, JobLease, Saved, Step
@@ -106,6 +107,20 @@ async def test_wherever_its_process_dies_a_step_is_taken_whole_and_once(
     assert set(await lease(other_store, now=LAPSED_AT)) == ({webhook.id} if originals else set())
     await run_jobs(other_store, EVE, now=LAPSED_AT)
     assert [(each["active"], each["waiting"]) for each in (await documents(other_store))["replay_jobs"]] == [(0, [])]
+
+
+async def test_a_job_that_has_ended_is_kept_until_all_that_it_made_is_there(store: Store, other_store: Store) -> None:
+    webhook, job, originals = await job_for(store, 1)
+    held = await lease_job(store, job)
+    Tap(store).die_at(2, is_done_first=False)
+    assert await step(store, held) == (Step.ENDED, 1)
+
+    kept = await other_store.purge(Kept.REPLAYS, before=LAPSED_AT, after="")
+    await run_jobs(other_store, EVE, now=LAPSED_AT)
+    gone = await other_store.purge(Kept.REPLAYS, before=LAPSED_AT, after="")
+
+    assert (kept.purged, gone.purged) == (0, 1)
+    assert await replayed_in(other_store, webhook) == ids(originals)
 
 
 async def test_who_has_lost_a_job_before_the_commit_has_made_nothing(store: Store, other_store: Store) -> None:

@@ -99,6 +99,8 @@ PURGES: dict[str, tuple[str, str, set[str]]] = {
     "lock events": (sql_retention.LOCK_EVENTS, "text text", {"events_pkey"}),
     "remove events": (sql_retention.REMOVE_EVENTS, "text text", {"events_pkey", "deliveries_of_event"}),
     "remove event tasks": (sql_retention.REMOVE_EVENT_TASKS, sql_retention.EVENT_TASK_TYPES, {"event_tasks_pkey"}),
+    "part of replays": (sql_retention.PART_OF_REPLAYS, "", {"replay_jobs_pkey"}),
+    "remove replays": (sql_retention.REMOVE_REPLAYS, "", {"replay_jobs_pkey"}),
     "remove stats": (sql_retention.REMOVE_STATS, "", {"stats_by_age", "stats_pkey"}),
 }
 # Without a name where two indexes hold all that is asked for: either will do.

@@ -107,6 +107,8 @@ PURGES: dict[str, tuple[str, int, list[str]]] = {
         ["sqlite_autoindex_events_1 (", "deliveries_of_event"],
     ),
     "remove event tasks": (sql_retention.REMOVE_EVENT_TASKS, 4, ["PRIMARY KEY ("]),
+    "part of replays": (sql_retention.PART_OF_REPLAYS, 0, ["replay_jobs USING PRIMARY KEY (id>? AND id<?)"]),
+    "remove replays": (sql_retention.REMOVE_REPLAYS, 0, ["replay_jobs USING PRIMARY KEY (id=?)"]),
     "remove stats": (sql_retention.REMOVE_STATS, 0, ["stats_by_age (at<?)", "PRIMARY KEY ("]),
 }
 ACCOUNT_QUERIES: dict[str, tuple[str, int, list[str]]] = {

@@ -13,6 +13,7 @@ class Kept(Enum):
     DELIVERIES = "deliveries"  # that got through, with their attempts
     DEAD_LETTERS = "dead letters"  # with their attempts
     EVENTS = "events"  # that no delivery is left of
+    REPLAYS = "bulk replays"  # that have ended
     STATS = "stats"
 
 
@@ -29,7 +30,8 @@ class Retention:
         """Return what may go, each with the moment that it has to be from before, in the order to go in.
 
         Events come after the deliveries of them. An event is kept as long as a delivery of it would be: it may be
-        replayed until then, and after that for as long as a delivery of it is left.
+        replayed until then, and after that for as long as a delivery of it is left. What a bulk replay has made may
+        outlive it.
 
         >>> from datetime import UTC
         >>> expired = dict(Retention().expired(now=datetime(2026, 11, 23, tzinfo=UTC)))
@@ -41,6 +43,7 @@ class Retention:
             (Kept.DELIVERIES, now - self.deliveries),
             (Kept.DEAD_LETTERS, now - self.dead_letters),
             (Kept.EVENTS, now - self.deliveries),
+            (Kept.REPLAYS, now - self.deliveries),
             (Kept.STATS, now - self.stats),
         )
 

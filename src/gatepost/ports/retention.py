@@ -34,5 +34,6 @@ class RetentionStore(Protocol):
 
         At most some hundreds of rows, found by looking at some thousands. Deliveries are as old as their end, so that
         unfinished ones never go. A delivery goes with its attempts; of its answers status and duration stay when their
-        heads and bodies go. An event goes when no delivery of it is left, and no one can be added meanwhile.
+        heads and bodies go. An event goes when no delivery of it is left, and no one can be added meanwhile. A bulk
+        replay is as old as its end, too; what it has made stays.
         """

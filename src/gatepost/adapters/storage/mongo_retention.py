@@ -212,6 +212,19 @@ async def hold_events(mongo: Mongo, group_id: str, deliveries: Sequence[Mapping[
     return False
 
 
+# --- bulk replays --------------------------------------------------------------------------------------------
+
+
+async def _purge_replays(mongo: Mongo, _kept: Kept, before: datetime, after: str) -> PurgeStep:
+    """Let go of jobs that have ended, unless something of theirs still waits to be passed on."""
+    asked = {"_id": {"$gt": after, "$lt": first_id("rpl", before)}}
+    fields = {"finished_at": 1, "active": 1}
+    found = await fetch(mongo.replay_jobs.find(asked, fields).sort("_id", 1).limit(_PURGED_AT_ONCE))
+    ended = [each for each in found if not each["active"] and each["finished_at"] < to_ms(before)]
+    purged = (await mongo.replay_jobs.delete_many(_ids(ended))).deleted_count if ended else 0
+    return PurgeStep(purged, found[-1]["_id"] if len(found) == _PURGED_AT_ONCE else None)
+
+
 # --- stats ---------------------------------------------------------------------------------------------------
 
 
@@ -220,8 +233,12 @@ async def _purge_stats(mongo: Mongo, _kept: Kept, before: datetime, _after: str)
     found = await fetch(mongo.stats.find(old, {"bucket_at": 1}).sort("bucket_at", 1).limit(_PURGED_AT_ONCE))
     if not found:
         return PurgeStep(0, None)
-    deleted = await mongo.stats.delete_many({"_id": {"$in": [each["_id"] for each in found]}})
+    deleted = await mongo.stats.delete_many(_ids(found))
     return PurgeStep(deleted.deleted_count, found[-1]["_id"] if len(found) == _PURGED_AT_ONCE else None)
+
+
+def _ids(documents: Iterable[Mapping[str, Any]]) -> Document:
+    return {"_id": {"$in": [each["_id"] for each in documents]}}
 
 
 _Purge = Callable[[Mongo, Kept, datetime, str], Coroutine[Any, Any, PurgeStep]]
@@ -230,5 +247,6 @@ _PURGES: Mapping[Kept, _Purge] = {
     Kept.DELIVERIES: _purge_deliveries,
     Kept.DEAD_LETTERS: _purge_deliveries,
     Kept.EVENTS: _purge_events,
+    Kept.REPLAYS: _purge_replays,
     Kept.STATS: _purge_stats,
 }

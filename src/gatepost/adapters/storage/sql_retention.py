@@ -92,6 +92,12 @@ WHERE (group_id, task_id, version, event_id) IN (SELECT group_id, task_id, versi
 EVENT_TASK_TYPES = "text text bigint text"
 _AFTER_ALL = ("~", "~")  # sorts after every id
 
+# --- bulk replays --------------------------------------------------------------------------------------------
+
+# What was made later has ended later, too. The others are gone already, but for a few that took long.
+PART_OF_REPLAYS = "SELECT id, finished_at FROM replay_jobs WHERE id > ? AND id < ? ORDER BY id LIMIT ?"
+REMOVE_REPLAYS = f"DELETE FROM replay_jobs WHERE id {IN_LIST}"
+
 # --- stats ---------------------------------------------------------------------------------------------------
 
 REMOVE_STATS = """
@@ -119,6 +125,8 @@ class SqlRetention:
             return PurgeStep(purged, "" if purged == MOST_ROWS else None)
         if kept is Kept.EVENTS:
             return await self._purge_events(before, after)
+        if kept is Kept.REPLAYS:
+            return await self._purge_replays(before, after)
         old, go_on_after = await self._database.read(_old_deliveries(kept, before, after))
         purged = await self._database.write(_purge_deliveries(kept, old, to_ms(before))) if old else 0
         return PurgeStep(purged, go_on_after)
@@ -127,6 +135,12 @@ class SqlRetention:
         old, go_on_after = await self._database.read(_old_events(before, after))
         purged = await self._database.write(_purge_events(old)) if old else 0
         return PurgeStep(purged, go_on_after)
+
+    async def _purge_replays(self, before: datetime, after: str) -> PurgeStep:
+        part = await self._database.read(_part_of_replays(before, after))
+        old = [job_id for job_id, finished_at in part if finished_at is not None and finished_at < to_ms(before)]
+        purged = await self._database.write(_changes(REMOVE_REPLAYS, (listed(old),))) if old else 0
+        return PurgeStep(purged, part[-1][0] if len(part) == MOST_ROWS else None)
 
 
 def _changes(sql: str, params: Row) -> Script[int]:
@@ -191,3 +205,8 @@ def _purge_events(old: Sequence[Row]) -> Script[int]:
     if about:
         yield execute_many(REMOVE_EVENT_TASKS, about, EVENT_TASK_TYPES)
     return len(removed)
+
+
+def _part_of_replays(before: datetime, after: str) -> Script[Sequence[Row]]:
+    rows: Sequence[Row] = yield fetch(PART_OF_REPLAYS, (after, first_id("rpl", before), MOST_ROWS))
+    return rows
