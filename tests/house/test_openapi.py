@@ -16,6 +16,7 @@ from gatepost.api.operations import dependencies_of
 from gatepost.api.problems import KINDS
 from gatepost.domain.events import TASK_EVENTS
 from gatepost.domain.groups import Role
+from gatepost.domain.operator_events import OPERATOR_EVENTS
 
 APP = create_app(SimpleNamespace(), clock=FakeClock(), ready=lambda: True)  # it is asked nothing
 DOCUMENT = openapi.document(APP)
@@ -182,8 +183,8 @@ def test_callers_prove_who_they_are_by_a_key_or_by_a_session() -> None:
     assert {"signOut", "changePassword", "listSessions"} <= only_people
 
 
-def test_every_event_of_a_task_is_a_webhook_with_its_schema_and_an_example() -> None:
-    assert list(DOCUMENT["webhooks"]) == list(TASK_EVENTS)
+def test_every_event_but_the_test_is_a_webhook_with_its_schema_and_an_example() -> None:
+    assert list(DOCUMENT["webhooks"]) == [*TASK_EVENTS, *OPERATOR_EVENTS]
     for event, item in DOCUMENT["webhooks"].items():
         [content] = item["post"]["requestBody"]["content"].values()
         assert content["example"]["event"] == event

@@ -15,6 +15,8 @@ from tests.integration.apis import Api, expect, fields_of, opened_api, problem
 from tests.receivers import Receiver, raw, status
 
 from gatepost.adapters.system import SystemClock
+from gatepost.domain.events import TASK_EVENTS
+from gatepost.domain.operator_events import OPERATOR_EVENTS
 from gatepost.domain.outcomes import Accepted, ErrorClass, Outcome, Refused, Unreachable
 from gatepost.ports import Dropped, LaneAsk, Outgoing
 
@@ -201,9 +203,7 @@ async def test_a_test_send_arrives_signed_and_is_logged_as_one_attempt(api: Api)
     assert (attempt["number"], attempt["outcome"], attempt["responseBody"]) == (1, "accepted", "noted")
 
 
-@pytest.mark.parametrize(
-    "event", ["task.created", "task.updated", "task.completed", "task.approved", "task.rejected", "task.swapped"]
-)
+@pytest.mark.parametrize("event", [*TASK_EVENTS, *OPERATOR_EVENTS])
 async def test_a_test_can_be_a_sample_of_any_event(api: Api, event: str) -> None:
     async with Receiver() as receiver:
         webhook = await api.new_webhook(targetUrl=receiver.url)

@@ -6,7 +6,11 @@ from typing import Any
 
 import jsonschema
 import pytest
+from tests.builders import make_operator_event
 from tests.integration.apis import Api, expect, fields_of, problem
+
+from gatepost.domain.operator_events import owed_to
+from gatepost.ports import Saved
 
 EVENTS = "/api/integrations/events"
 PAID = {"event": "order.paid", "data": {"orderId": "A-1017", "total": 49.9}}
@@ -264,6 +268,20 @@ async def test_the_routing_of_an_event_is_of_then_and_not_of_now(api: Api) -> No
     ]
 
 
+async def test_a_webhook_that_asks_to_be_told_of_itself_is_told_why_it_was_not(api: Api) -> None:
+    failing = await api.new_webhook(name="failing", events=["webhook.*"])
+    await api.new_webhook(name="hearing", events=["webhook.degraded"])
+    webhook = await api.store.webhook(api.group.id, failing["id"])
+    assert webhook is not None
+    event, subscriptions = make_operator_event(webhook), await api.store.subscriptions(api.group.id)
+
+    owed = owed_to(subscriptions.items, event, about=webhook.id)
+    saved = await api.store.publish(api.group.id, event, owed, webhooks_version=subscriptions.version)
+
+    assert saved is Saved.DONE
+    assert await routing_of(api, event.id) == {"hearing": "queued", "failing": "about_itself"}
+
+
 async def test_an_event_that_does_not_exist_has_no_routing(api: Api) -> None:
     await published(api, id="A-1")
     for event_id in ("A-2", "x" * 65, "a.b", "%00"):
@@ -284,6 +302,11 @@ async def test_anybody_signed_in_may_read_what_can_be_sent(api: Api) -> None:
         "task.approved",
         "task.rejected",
         "task.swapped",
+        "webhook.degraded",
+        "webhook.suspended",
+        "webhook.disabled",
+        "webhook.recovered",
+        "delivery.dead_lettered",
         "webhook.test",
     ]
     for each in answer["items"]:

@@ -153,7 +153,13 @@ async def test_the_openapi_document_is_whole(api: Api) -> None:
         "task.approved",
         "task.rejected",
         "task.swapped",
+        "webhook.degraded",
+        "webhook.suspended",
+        "webhook.disabled",
+        "webhook.recovered",
+        "delivery.dead_lettered",
     }
+    assert "DeliveryDeadLetteredEvent" in document["components"]["schemas"]
     schemas = document["components"]["schemas"]
     assert not [name for name in schemas if "__" in name]
     assert "anyOf" in schemas["TaskCreate"]["properties"]["dueAt"]

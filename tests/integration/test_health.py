@@ -1,12 +1,14 @@
 """What the engine does about a receiver that fails for hours, days and a week, over a real store."""
 
 import asyncio
+import json
 from collections import Counter
 from datetime import timedelta
 from itertools import pairwise
 
 import pytest
 from tests.builders import accepted, make_occasion, make_task_change, refused
+from tests.event_schemas import must_fit
 from tests.fakes import delivery_id_of
 from tests.integration.rigs import FAILED, Rig, SlowRecords
 
@@ -69,12 +71,15 @@ class Outage:
         return [attempt for attempt in await self.attempts() if attempt.probe]
 
     def told(self) -> list[str]:
-        """List the operator events that the listener was sent."""
-        return [dict(outgoing.headers)["X-Gatepost-Event"] for outgoing in self.rig.sender.sent_to(LISTENING)]
+        """List the operator events that the listener was sent; each is as its schema says."""
+        sent = self.rig.sender.sent_to(LISTENING)
+        for outgoing in sent:
+            must_fit(json.loads(outgoing.body))
+        return [dict(outgoing.headers)["X-Gatepost-Event"] for outgoing in sent]
 
 
 async def outage(rig: Rig, **changes: object) -> Outage:
-    listener = await rig.webhook(url=LISTENING, events=("webhook.*",))
+    listener = await rig.webhook(url=LISTENING, events=("webhook.*", "delivery.*"))
     webhook = await rig.webhook(url=DOWN, **{"policy": EVERY_FOUR_HOURS, "max_concurrency": RATE, **changes})
     rig.sender.script(DOWN, FAILED)
     await rig.start()
@@ -162,6 +167,16 @@ async def test_once_it_is_drained_it_is_sent_to_as_fast_as_ever(rig: Rig) -> Non
     await rig.lives(5.0, step=0.02, stride=0.25)
 
     assert len(drained_at(rig, sent_before)) == 40
+
+
+async def test_it_is_told_of_each_delivery_that_was_given_up(rig: Rig) -> None:
+    down = await outage(rig, policy=RetryPolicy((1,)))
+
+    await down.change_tasks()
+    await rig.lives(MINUTE, stride=1.0)
+
+    assert {await rig.status(delivery) for delivery in down.deliveries} == {Status.DEAD_LETTER}
+    assert Counter(down.told()) == {"delivery.dead_lettered": 4, "webhook.degraded": 1}
 
 
 # --- disabled ----------------------------------------------------------------------------------------------------

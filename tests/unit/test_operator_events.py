@@ -5,17 +5,34 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.builders import make_progress, make_queued, make_webhook, subscription_of
+from tests.builders import (
+    make_event,
+    make_operator_event,
+    make_progress,
+    make_queued,
+    make_webhook,
+    refused,
+    subscription_of,
+)
+from tests.event_schemas import must_fit
 from tests.fakes import NOW
 
-from gatepost.domain.deliveries import DeadReason, Status
+from gatepost.domain.deliveries import DeadReason, Status, after_attempt
 from gatepost.domain.events import Event
 from gatepost.domain.health import WELL, Condition, DisabledReason
-from gatepost.domain.operator_events import OPERATOR_EVENTS, about_dead_letter, about_webhook, occasion_of, owed_to
-from gatepost.domain.outcomes import ErrorClass
+from gatepost.domain.operator_events import (
+    OPERATOR_EVENTS,
+    about_dead_letter,
+    about_webhook,
+    occasion_of,
+    owed_to,
+    webhook_told_of,
+)
+from gatepost.domain.outcomes import Blocked, ErrorClass, Outcome, Unreachable
+from gatepost.domain.retry import ONE_ATTEMPT
 from gatepost.domain.webhooks import Webhook
 
-OCCASION = occasion_of("evt_1", NOW)
+OCCASION = occasion_of("evt_019ab0c4f1a27000b2eea66f90660364", NOW)
 DEAD = make_progress(
     status=Status.DEAD_LETTER,
     attempt_count=3,
@@ -81,6 +98,37 @@ def test_the_event_about_a_dead_letter_names_it_and_says_what_it_met() -> None:
         "lastStatusCode": 503,
         "lastErrorClass": "http_5xx",
     }
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        refused(302),
+        refused(404),
+        refused(999),
+        Unreachable(ErrorClass.TIMEOUT),
+        Unreachable(ErrorClass.INTERNAL_ERROR),
+        Blocked(ErrorClass.BLOCKED_ADDRESS),
+    ],
+)
+def test_the_event_about_a_dead_letter_fits_its_schema_however_it_died(outcome: Outcome) -> None:
+    progress = after_attempt(1, outcome, ONE_ATTEMPT, now=NOW, spread=0.0)
+
+    event = about_dead_letter(make_queued(), progress, OCCASION)
+
+    assert event is not None
+    must_fit(body_of(event))
+
+
+@pytest.mark.parametrize("event", OPERATOR_EVENTS)
+def test_it_is_known_of_which_webhook_it_tells(event: str) -> None:
+    webhook = make_webhook()
+    assert webhook_told_of(make_operator_event(webhook, event)) == webhook.id
+
+
+@pytest.mark.parametrize("event", ["task.created", "webhook.test", "order.paid"])
+def test_other_events_tell_of_no_webhook(event: str) -> None:
+    assert webhook_told_of(make_event(event=event)) is None
 
 
 @pytest.mark.parametrize("event", [*OPERATOR_EVENTS, "webhook.test"])

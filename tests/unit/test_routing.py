@@ -1,12 +1,24 @@
 from dataclasses import replace
 
 import pytest
-from tests.builders import make_webhook, subscription_of
+from tests.builders import GROUP_ID, make_event, make_occasion, make_operator_event, make_webhook, subscription_of
 
+from gatepost.domain.operator_events import OPERATOR_EVENTS
 from gatepost.domain.routing import Verdict, verdict
-from gatepost.domain.webhooks import Subscription, wants
+from gatepost.domain.samples import SAMPLE_EVENTS, sample_event
+from gatepost.domain.webhooks import Subscription, Webhook, wants
 
-ALL = subscription_of(make_webhook(events=("task.*",), ignore_origins=("inbound:jira",)))
+WEBHOOK = make_webhook(events=("task.*", "webhook.*", "delivery.*"), ignore_origins=("inbound:jira",))
+ALL = subscription_of(WEBHOOK)
+
+
+def routed(subscription: Subscription | None, event: str, origin: str, *, has_delivery: bool = False) -> Verdict:
+    made = make_event(event=event, origin=origin)
+    return verdict(subscription, made, webhook_id=WEBHOOK.id, has_delivery=has_delivery)
+
+
+def routed_news(event: str, about: Webhook, subscription: Subscription | None = ALL) -> Verdict:
+    return verdict(subscription, make_operator_event(about, event), webhook_id=WEBHOOK.id, has_delivery=False)
 
 
 @pytest.mark.parametrize(
@@ -26,12 +38,12 @@ ALL = subscription_of(make_webhook(events=("task.*",), ignore_origins=("inbound:
 def test_a_webhook_without_a_delivery_is_told_why(
     subscription: Subscription | None, event: str, origin: str, expected: Verdict
 ) -> None:
-    assert verdict(subscription, event, origin, has_delivery=False) is expected
+    assert routed(subscription, event, origin) is expected
 
 
 @pytest.mark.parametrize("subscription", [None, ALL, replace(ALL, enabled=False)])
 def test_a_webhook_with_a_delivery_got_the_event_whatever_it_asked_for(subscription: Subscription | None) -> None:
-    assert verdict(subscription, "order.paid", "api", has_delivery=True) is Verdict.QUEUED
+    assert routed(subscription, "order.paid", "api", has_delivery=True) is Verdict.QUEUED
 
 
 @pytest.mark.parametrize("event", ["task.created", "order.paid"])
@@ -39,5 +51,27 @@ def test_a_webhook_with_a_delivery_got_the_event_whatever_it_asked_for(subscript
 @pytest.mark.parametrize("enabled", [True, False])
 def test_only_who_wanted_an_event_and_has_none_was_edited_meanwhile(event: str, origin: str, enabled: bool) -> None:
     subscription = replace(ALL, enabled=enabled)
-    found = verdict(subscription, event, origin, has_delivery=False)
+    found = routed(subscription, event, origin)
     assert (found is Verdict.EDITED_MEANWHILE) == wants(subscription, event, origin)
+
+
+@pytest.mark.parametrize("event", OPERATOR_EVENTS)
+def test_a_webhook_is_not_told_of_itself_whatever_it_asked_for(event: str) -> None:
+    for subscription in (ALL, replace(ALL, enabled=False), replace(ALL, events=("*",))):
+        assert routed_news(event, WEBHOOK, subscription) is Verdict.ABOUT_ITSELF
+
+
+@pytest.mark.parametrize("event", OPERATOR_EVENTS)
+def test_of_others_it_is_told_or_not_for_the_reasons_that_hold_for_any_event(event: str) -> None:
+    other = make_webhook()
+    assert routed_news(event, other, None) is Verdict.CREATED_LATER
+    assert routed_news(event, other, replace(ALL, enabled=False)) is Verdict.DISABLED
+    assert routed_news(event, other, replace(ALL, events=("*",))) is Verdict.NOT_SELECTED
+    assert routed_news(event, other) is Verdict.EDITED_MEANWHILE
+
+
+@pytest.mark.parametrize("event", SAMPLE_EVENTS)
+def test_a_test_is_for_one_webhook_whatever_event_it_shows(event: str) -> None:
+    sample = sample_event(event, GROUP_ID, make_occasion())
+    assert verdict(ALL, sample, webhook_id=WEBHOOK.id, has_delivery=False) is Verdict.TEST_OF_ANOTHER
+    assert verdict(ALL, sample, webhook_id=WEBHOOK.id, has_delivery=True) is Verdict.QUEUED

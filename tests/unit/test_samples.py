@@ -3,20 +3,14 @@ from typing import Any
 
 import jsonschema
 import pytest
-from tests.builders import GROUP_ID, make_occasion, make_task
+from tests.builders import GROUP_ID, make_event, make_occasion, make_operator_event, make_task, make_webhook
+from tests.event_schemas import TYPES, must_fit
 
-from gatepost.api import event_types
 from gatepost.domain import tasks
 from gatepost.domain.errors import InvalidInput
 from gatepost.domain.events import TASK_EVENTS
-from gatepost.domain.samples import SAMPLE_EVENTS, sample_event
-
-TYPES = {each.event: each for each in event_types.event_types()}
-
-
-def must_fit(message: Any, event: str | None = None) -> None:
-    checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
-    jsonschema.Draft202012Validator(TYPES[event or message["event"]].schema, format_checker=checker).validate(message)
+from gatepost.domain.operator_events import OPERATOR_EVENTS
+from gatepost.domain.samples import SAMPLE_EVENTS, is_sample, sample_event
 
 
 def sample(event: str) -> Any:
@@ -24,7 +18,7 @@ def sample(event: str) -> Any:
 
 
 def test_there_is_a_sample_and_a_type_of_everything_that_is_sent() -> None:
-    assert set(SAMPLE_EVENTS) == set(TYPES) == {*TASK_EVENTS, "webhook.test"}
+    assert set(SAMPLE_EVENTS) == set(TYPES) == {*TASK_EVENTS, *OPERATOR_EVENTS, "webhook.test"}
 
 
 @pytest.mark.parametrize("event", SAMPLE_EVENTS)
@@ -34,13 +28,31 @@ def test_a_sample_fits_its_schema_and_is_about_no_task_of_anybodys(event: str) -
     must_fit(json.loads(made.body))
 
 
-@pytest.mark.parametrize("event", ["", "task", "task.deleted", "order.paid", "*"])
+@pytest.mark.parametrize("event", SAMPLE_EVENTS)
+def test_a_sample_is_told_from_what_happened(event: str) -> None:
+    assert is_sample(sample_event(event, GROUP_ID, make_occasion()))
+
+
+def test_what_happened_is_no_sample() -> None:
+    webhook = make_webhook()
+    happened = [make_event(event=event) for event in TASK_EVENTS]
+    happened += [make_operator_event(webhook, event) for event in OPERATOR_EVENTS]
+    happened.append(make_event(event="order.paid", tasks=()))
+    assert not [event for event in happened if is_sample(event)]
+
+
+@pytest.mark.parametrize("event", OPERATOR_EVENTS)
+def test_a_sample_of_what_gatepost_tells_of_itself_comes_from_nobody(event: str) -> None:
+    assert (sample(event)["origin"], sample(event)["actorId"]) == ("system", None)
+
+
+@pytest.mark.parametrize("event", ["", "task", "task.deleted", "webhook.healthy", "order.paid", "*"])
 def test_of_anything_else_there_is_none(event: str) -> None:
     with pytest.raises(InvalidInput):
         sample_event(event, GROUP_ID, make_occasion())
 
 
-@pytest.mark.parametrize("event", TASK_EVENTS)
+@pytest.mark.parametrize("event", SAMPLE_EVENTS)
 def test_a_schema_names_every_field_that_is_sent_and_no_other(event: str) -> None:
     schema, message = TYPES[event].schema, sample(event)
     assert list(schema["properties"]) == list(message)

@@ -5,7 +5,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from gatepost.domain.events import EVENT_ID_PATTERN, TASK_EVENTS, TEST_EVENT, Json, Occasion
+from gatepost.domain.deliveries import DeadReason
+from gatepost.domain.events import (
+    EVENT_ID_PATTERN,
+    EVENT_TYPE_LIMIT,
+    EVENT_TYPE_PATTERN,
+    TASK_EVENTS,
+    TEST_EVENT,
+    Json,
+    Occasion,
+)
+from gatepost.domain.health import DisabledReason, Health
+from gatepost.domain.operator_events import OPERATOR_EVENTS
+from gatepost.domain.outcomes import ErrorClass
 from gatepost.domain.samples import sample_event
 from gatepost.domain.tasks import (
     DESCRIPTION_LIMIT,
@@ -15,6 +27,7 @@ from gatepost.domain.tasks import (
     TITLE_LIMIT,
     TaskStatus,
 )
+from gatepost.domain.webhooks import NAME_LIMIT
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -25,6 +38,11 @@ DESCRIPTIONS = {
     "task.approved": "A completed task was approved.",
     "task.rejected": "A completed task was rejected, for a reason.",
     "task.swapped": "Two tasks exchanged their assignees.",
+    "webhook.degraded": "A receiver has failed five times in a row; all goes on as before.",
+    "webhook.suspended": "A receiver has failed for 24 hours: it is tried every ten minutes, and the rest waits.",
+    "webhook.disabled": "A receiver has answered 410, or was suspended for 7 days: nothing is sent to it any more.",
+    "webhook.recovered": "A receiver that was degraded or suspended has accepted a delivery.",
+    "delivery.dead_lettered": "The attempts of a delivery are used up: it is not tried any more.",
     TEST_EVENT: "A test, sent by an admin of the group.",
 }
 
@@ -49,7 +67,8 @@ class EventType:
 def event_types() -> list[EventType]:
     """Return every type that Gatepost itself sends, tests last."""
     return [
-        EventType(event, DESCRIPTIONS[event], _message(event), _example(event)) for event in (*TASK_EVENTS, TEST_EVENT)
+        EventType(event, DESCRIPTIONS[event], _message(event), _example(event))
+        for event in (*TASK_EVENTS, *OPERATOR_EVENTS, TEST_EVENT)
     ]
 
 
@@ -76,9 +95,11 @@ def _id(prefix: str) -> Json:
     return _text(pattern=f"^{prefix}_[0-9a-f]{{32}}$")
 
 
+_EVENT_ID = _text(pattern=f"^{EVENT_ID_PATTERN}$")
 _MOMENT = _text(format="date-time")
 _PERSON = _text(pattern=f"^{PERSON_PATTERN}$")
-_ACTOR = _text(pattern="^(usr|key)_", description="A person, or an API key.")
+_ACTOR = _text(pattern="^(usr|key)_", description="A person, or an API key; null for `system`.")
+_ORIGIN = "Through which door it came: `api`, `ui`, `inbound:` and a source, or `system`: Gatepost tells of itself."
 _VERSION = {"type": "integer", "minimum": 1, "description": "Rises by one with each change of the task, without gaps."}
 _STATUS = {"enum": [status.value for status in TaskStatus]}
 
@@ -113,19 +134,28 @@ _SWAP = {
     "approvedBy": _ACTOR,
     "tasks": {"type": "array", "items": _object(_SWAPPED), "minItems": 2, "maxItems": 2},
 }
+_NO_LONGER = {"enum": [DisabledReason.GONE.value, DisabledReason.SUSPENDED_7D.value]}
+_DEAD_LETTER = {
+    "deliveryId": _id("dlv"),
+    "webhookId": _id("wh"),
+    "eventId": _EVENT_ID,
+    "event": _text(EVENT_TYPE_LIMIT, pattern=f"^{EVENT_TYPE_PATTERN}$"),
+    "attemptCount": {"type": "integer", "minimum": 1},
+    "deadReason": {"enum": [reason.value for reason in DeadReason]},
+    "lastStatusCode": {"type": ["integer", "null"], "description": "Null when the last attempt got no answer."},
+    "lastErrorClass": {"enum": [each.value for each in ErrorClass]},
+}
 
 
 def _message(event: str) -> Json:
     return _object(
         {
-            "id": _text(
-                pattern=f"^{EVENT_ID_PATTERN}$", description="The webhook-id of every request that carries it."
-            ),
+            "id": {**_EVENT_ID, "description": "The webhook-id of every request that carries it."},
             "event": {"const": event},
             "groupId": _id("grp"),
             "timestamp": _MOMENT,
             "actorId": _or_null(_ACTOR),
-            "origin": _text(description="Through which door it came: `api`, `ui`, or `inbound:` and a source."),
+            "origin": _text(description=_ORIGIN),
             "data": _data(event),
         }
     )
@@ -136,5 +166,22 @@ def _data(event: str) -> Json:
         return _object({"message": _text()})
     if event == "task.swapped":
         return _object(_SWAP)
+    if event == "delivery.dead_lettered":
+        return _object(_DEAD_LETTER)
+    if event in OPERATOR_EVENTS:
+        return _object(_health_news(event))
     reason = {"reason": _text(REASON_LIMIT)} if event == "task.rejected" else {}
     return {"anyOf": [_object({**_TASK, **reason}, "The task as it is after the change."), _THIN]}
+
+
+def _health_news(event: str) -> Json:
+    """Return the fields of an event that tells how the receiver of a webhook is from then on."""
+    health = Health.HEALTHY if event == "webhook.recovered" else Health(event.removeprefix("webhook."))
+    return {
+        "webhookId": _id("wh"),
+        "name": _text(NAME_LIMIT),
+        "health": {"const": health.value},
+        "disabledReason": _NO_LONGER if health is Health.DISABLED else {"type": "null"},
+        "failingSince": {**_or_null(_MOMENT), "description": "The first failure of those that have led to it."},
+        "suspendedAt": _or_null(_MOMENT),
+    }

@@ -1,5 +1,6 @@
 """The OpenAPI document, and a page that lists it without fetching anything from elsewhere."""
 
+import re
 from collections.abc import Iterable
 from html import escape
 from typing import Annotated
@@ -16,7 +17,7 @@ from gatepost.api.event_types import EventType, event_types
 from gatepost.api.operations import REF, complete, content
 from gatepost.api.problems import KINDS, problem_example
 from gatepost.api.schemas.shapes import Problem, id_pattern
-from gatepost.domain.events import EVENT_TYPE_LIMIT, EVENT_TYPE_PATTERN, TASK_EVENTS, Json
+from gatepost.domain.events import EVENT_TYPE_LIMIT, EVENT_TYPE_PATTERN, TEST_EVENT, Json
 
 Limit = Annotated[int, Query(ge=1, le=200, description="How many at most.")]
 Cursor = Annotated[str | None, Query(max_length=200, description="The nextCursor of the page before.")]
@@ -54,7 +55,7 @@ def document(app: FastAPI) -> Json:
         routes=app.routes,
         tags=[{"name": name, "description": text} for name, text in _TAGS.items() if _is_used(name, routes)],
     )
-    types = [each for each in event_types() if each.event in TASK_EVENTS]
+    types = [each for each in event_types() if each.event != TEST_EVENT]
     schemas = _schemas(made, types)
     made["components"] = {
         "schemas": schemas,
@@ -119,7 +120,7 @@ def _schemas(made: Json, types: Iterable[EventType]) -> Json:
 
 
 def _schema_name(event: str) -> str:
-    return "".join(word.capitalize() for word in event.split(".")) + "Event"
+    return "".join(word.capitalize() for word in re.split(r"[._]", event)) + "Event"
 
 
 def _event_operation(each: EventType) -> Json:

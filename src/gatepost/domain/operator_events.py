@@ -4,6 +4,7 @@ They are delivered like any other, to those who ask for them by name, `webhook.*
 webhook that they are about: of its own end it could not be told, and of its failures it would be told for ever.
 """
 
+import json
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -52,6 +53,14 @@ def about_dead_letter(delivery: QueuedDelivery, progress: Progress, occasion: Oc
         "lastErrorClass": progress.last_error_class and progress.last_error_class.value,
     }
     return make_event("delivery.dead_lettered", group_id=delivery.group_id, occasion=occasion, data=data)
+
+
+def webhook_told_of(event: Event) -> str | None:
+    """Return the webhook that an operator event is about; None for any other event."""
+    if event.event not in OPERATOR_EVENTS:
+        return None
+    about: str = json.loads(event.body)["data"]["webhookId"]
+    return about
 
 
 def occasion_of(event_id: str, at: datetime) -> Occasion:

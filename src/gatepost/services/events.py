@@ -64,6 +64,6 @@ class Events:
 
 
 def _route(webhook: RoutedWebhook, routing: Routing) -> Route:
-    event = routing.event
     has_delivery = webhook.delivery_id is not None
-    return Route(webhook, verdict(webhook.subscription, event.event, event.origin, has_delivery=has_delivery))
+    found = verdict(webhook.subscription, routing.event, webhook_id=webhook.webhook_id, has_delivery=has_delivery)
+    return Route(webhook, found)

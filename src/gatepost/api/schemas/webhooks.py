@@ -32,7 +32,10 @@ from gatepost.domain.webhooks import (
 )
 
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LIMIT)]
-Events = Annotated[tuple[str, ...], Field(min_length=1, max_length=MOST_EVENTS, examples=[["task.*"]])]
+_EVENTS = "Types, `task.*` for all that begin so, or `*` for all but `webhook.*` and `delivery.*`: name those."
+Events = Annotated[
+    tuple[str, ...], Field(min_length=1, max_length=MOST_EVENTS, examples=[["task.*"]], description=_EVENTS)
+]
 Headers = Annotated[dict[str, str | None], Field(description="Values are never shown; null keeps one.")]
 Given = Annotated[str, Field(max_length=100, description="A secret agreed with a partner; else one is made.")]
 
