@@ -103,12 +103,14 @@ def parse_retry_after(value: str, *, now: datetime) -> timedelta | None:
     datetime.timedelta(seconds=120)
     >>> parse_retry_after("Mon, 23 Nov 2026 12:01:00 GMT", now=now)
     datetime.timedelta(seconds=60)
+    >>> parse_retry_after("99999999999999", now=now)
+    datetime.timedelta(days=1)
     >>> parse_retry_after("-1", now=now) is None
     True
     """
     value = value.strip()
-    if re.fullmatch(r"[0-9]{1,10}", value):
-        asked = timedelta(seconds=int(value))
+    if re.fullmatch(r"[0-9]{1,100}", value):
+        asked = timedelta(seconds=min(int(value), LONGEST_RETRY_AFTER.total_seconds()))
     else:
         try:
             moment = parsedate_to_datetime(value)
