@@ -164,6 +164,38 @@ async def test_a_job_that_is_added_again_stays_as_it_is(store: Store, other_stor
     assert await run_jobs(store) == []
 
 
+@pytest.mark.parametrize("ending", ["cancelled", "done"])
+async def test_a_webhook_has_one_running_job_at_a_time(store: Store, other_store: Store, ending: str) -> None:
+    webhook, other = await add_webhook(store), await add_webhook(store)
+    job, second = await add_job(store, webhook), make_job(webhook, created_at=MADE_AT)
+
+    refused = [await each.add_job(GROUP_ID, second) for each in (store, other_store)]
+    before = await store.job(GROUP_ID, webhook.id, second.id)
+    await add_job(store, other)
+    if ending == "cancelled":
+        await store.cancel_job(GROUP_ID, webhook.id, job.id, now=STEPPED_AT)
+    else:
+        await run_through(store, job)
+
+    assert (refused, before) == ([Saved.QUOTA_EXCEEDED] * 2, None)
+    assert await other_store.add_job(GROUP_ID, second) is Saved.DONE
+    assert await store.add_job(GROUP_ID, job) is Saved.DONE  # which was added before
+    assert (await current(store, second)).status is JobStatus.RUNNING
+    assert (await current(store, job)).status.value == ending
+
+
+async def test_of_jobs_that_are_added_at_once_one_runs(store: Store, other_store: Store) -> None:
+    webhook = await add_webhook(store)
+    jobs = [make_job(webhook, created_at=MADE_AT) for _ in range(10)]
+
+    adding = [each.add_job(GROUP_ID, job) for job in jobs for each in (store, other_store)]
+    saved = [each.value for each in await asyncio.gather(*adding)]
+
+    assert sorted(saved) == ["done"] * 2 + ["quota_exceeded"] * 18  # the same one, twice
+    [job] = (await store.jobs(GROUP_ID, webhook.id, limit=20, before=None)).items
+    assert {saved[2 * jobs.index(job)], saved[2 * jobs.index(job) + 1]} == {"done"}
+
+
 async def test_a_job_is_found_under_its_own_webhook_only(store: Store) -> None:
     webhook, other = await add_webhook(store), await add_webhook(store)
     job = await add_job(store, webhook)
@@ -176,7 +208,11 @@ async def test_a_job_is_found_under_its_own_webhook_only(store: Store) -> None:
 
 async def test_jobs_are_listed_newest_first_page_by_page_to_the_end(store: Store) -> None:
     webhook, other = await add_webhook(store), await add_webhook(store)
-    made = [await add_job(store, webhook) for _ in range(3)]
+    made = []
+    for _ in range(3):
+        job = await add_job(store, webhook)
+        await store.cancel_job(GROUP_ID, webhook.id, job.id, now=STEPPED_AT)
+        made.append(await current(store, job))
     await add_job(store, other)
 
     first = await store.jobs(GROUP_ID, webhook.id, limit=2, before=None)
@@ -352,10 +388,8 @@ async def test_each_lease_raises_the_token_also_of_what_one_has(store: Store) ->
 
 
 async def test_one_owner_at_a_time_has_jobs(store: Store, other_store: Store) -> None:
-    webhook = await add_webhook(store)
-    job = await add_job(store, webhook)
-    await lease_job(store, job)
-    await add_job(store, webhook)
+    await lease_job(store, await add_job(store, await add_webhook(store)))
+    await add_job(store, await add_webhook(store))
 
     assert await run_jobs(other_store, EVE) == []
     assert len(await run_jobs(other_store, EVE, now=STEPPED_AT + LEASE + SECOND)) == 2
@@ -370,8 +404,7 @@ async def test_a_lease_far_ahead_counts_as_lapsed(store: Store, other_store: Sto
 
 
 async def test_jobs_beyond_the_limit_come_in_turn(store: Store) -> None:
-    webhook = await add_webhook(store)
-    made = [await add_job(store, webhook) for _ in range(3)]
+    made = [await add_job(store, await add_webhook(store)) for _ in range(3)]
     turns = [await run_jobs(store, limit=2, now=STEPPED_AT + n * SECOND) for n in range(3)]
 
     first, second, third = ({each.job_id for each in turn} for turn in turns)

@@ -439,9 +439,9 @@ async def test_what_a_bulk_replay_has_made_outlives_it_and_is_taken_by_no_other(
     replay = await read_one(store, webhook)
     lane = await lease_one(store, webhook, EVE, now=NOW + HOUR)
     await record(store, lane, replay, accepted())
-    found = await store.count_replayable(GROUP_ID, webhook.id, first.filter, now=LATER, sample=5)
-    await add_job(store, webhook, created_at=LATER)
-    await advance_jobs(store, now=LATER)
+    found = await store.count_replayable(GROUP_ID, webhook.id, first.filter, now=NOW + HOUR, sample=5)
+    await add_job(store, webhook, created_at=NOW + HOUR)
+    await advance_jobs(store, now=NOW + HOUR)
 
     assert (found.count, ids(found.sample)) == (1, [original.id])
     assert (await detail(store, replay)).delivery.replay_of == original.id

@@ -10,7 +10,7 @@ from tests.contract.backends import Store
 
 from gatepost.adapters.storage.mongo_schema import INDEXES
 
-COLLECTIONS = (*INDEXES, "groups", "group_names", "open_swaps", "meta")
+COLLECTIONS = (*INDEXES, "groups", "group_names", "open_swaps", "running_replays", "meta")
 WRITES = {
     "insert_one",
     "insert_many",

@@ -140,7 +140,10 @@ async def test_a_replay_is_started_listed_looked_at_and_done(api: Api) -> None:
 
 async def test_replays_are_listed_newest_first_page_by_page(api: Api) -> None:
     webhook, other = await api.new_webhook(), await api.new_webhook()
-    made = [(await replay(api, webhook["id"]))["id"] for _ in range(3)]
+    made = []
+    for _ in range(3):
+        made.append((await replay(api, webhook["id"]))["id"])
+        await advance(api)
     await replay(api, other["id"])
     path = f"{WEBHOOKS}/{webhook['id']}/replays"
 
@@ -184,6 +187,20 @@ async def test_a_disabled_webhook_refuses_a_replay_until_it_is_enabled(api: Api)
 
     expect(await api.admin.patch(path, {"enabled": True}), 200)
     expect(await api.admin.post(f"{path}/replays", {}), 202)
+
+
+async def test_while_a_replay_runs_its_webhook_refuses_another(api: Api) -> None:
+    webhook, other = await api.new_webhook(), await api.new_webhook()
+    path = f"{WEBHOOKS}/{webhook['id']}/replays"
+    job = await replay(api, webhook["id"])
+
+    told = problem(await api.admin.post(path, {"status": "dead-letter"}), 409, "quota_exceeded")
+
+    assert "cancel" in told["detail"]
+    expect(await api.admin.post(path, {"dryRun": True}), 200)
+    await replay(api, other["id"])
+    expect(await api.admin.post(f"{path}/{job['id']}/cancel"), 200)
+    expect(await api.admin.post(path, {}), 202)
 
 
 async def test_a_repeated_request_starts_one_replay_and_gets_the_first_answer(api: Api) -> None:

@@ -51,6 +51,7 @@ STEPPING = [
     "lanes.bulk_write",
     "replay_jobs.update_one",
 ]
+ADDING = ["running_replays.insert_many", "replay_jobs.insert_many"]
 
 
 @pytest.fixture
@@ -214,6 +215,87 @@ async def test_a_step_looks_through_a_part_of_the_deliveries_and_goes_on_after_i
     assert await replayed_in(store, webhook) == ids(originals)
 
 
+# --- one running job of a webhook ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_done_first", [False, True])
+@pytest.mark.parametrize("number", range(1, len(ADDING) + 1))
+async def test_wherever_its_process_dies_adding_a_job_can_be_repeated_or_makes_way_after_a_minute(
+    store: Store, other_store: Store, number: int, is_done_first: bool
+) -> None:
+    webhook = await add_webhook(store)
+    ours, soon, theirs = (make_job(webhook, created_at=MADE_AT + after * SECOND) for after in (0, 59, 61))
+    tap = Tap(store)
+    tap.die_at(number, is_done_first=is_done_first)
+    with pytest.raises(StoreUnavailable):
+        await store.add_job(GROUP_ID, ours)
+    assert tap.written == ADDING[:number]
+    is_there = number == len(ADDING) and is_done_first
+    has_place = number > 1 or is_done_first
+
+    saved = [await other_store.add_job(GROUP_ID, each) for each in (soon, theirs, ours, ours)]
+
+    refused, done = Saved.QUOTA_EXCEEDED, Saved.DONE
+    if is_there:
+        assert saved == [refused, refused, done, done]
+    elif has_place:
+        assert saved == [refused, done, refused, refused]
+    else:
+        assert saved == [done, refused, refused, refused]
+    assert await jobs_of(other_store, webhook) == [ours if is_there else theirs if has_place else soon]
+
+
+async def test_a_job_that_is_added_again_after_its_process_has_died_is_added(store: Store, other_store: Store) -> None:
+    webhook = await add_webhook(store)
+    job = make_job(webhook, created_at=MADE_AT)
+    Tap(store).die_at(2, is_done_first=False)
+    with pytest.raises(StoreUnavailable):
+        await store.add_job(GROUP_ID, job)
+
+    assert await other_store.add_job(GROUP_ID, job) is Saved.DONE
+
+    assert await jobs_of(other_store, webhook) == [job]
+
+
+async def test_who_adds_a_job_slowly_finds_that_another_has_taken_the_webhook(store: Store, other_store: Store) -> None:
+    webhook = await add_webhook(store)
+    ours, theirs = make_job(webhook, created_at=NOW), make_job(webhook, created_at=NOW + HOUR)
+
+    async with Tap(store).stopped_before("replay_jobs.insert_many", store.add_job(GROUP_ID, ours)) as slow:
+        assert await other_store.add_job(GROUP_ID, theirs) is Saved.DONE
+
+    assert slow.result() is Saved.QUOTA_EXCEEDED
+    assert await jobs_of(store, webhook) == [theirs]
+    assert await store.job(GROUP_ID, webhook.id, ours.id) is None
+    assert (await store.purge(Kept.REPLAYS, before=NOW + 2 * HOUR, after="")).purged == 1  # what is there in its place
+
+
+async def test_a_job_of_which_a_twin_is_under_way_is_added_once(store: Store, other_store: Store) -> None:
+    webhook = await add_webhook(store)
+    job = make_job(webhook, created_at=NOW)
+
+    async with Tap(store).stopped_before("replay_jobs.insert_many", store.add_job(GROUP_ID, job)) as slow:
+        assert await other_store.add_job(GROUP_ID, job) is Saved.DONE
+        assert await other_store.add_job(GROUP_ID, make_job(webhook, created_at=NOW)) is Saved.QUOTA_EXCEEDED
+
+    assert slow.result() is Saved.DONE
+    assert await jobs_of(store, webhook) == [job]
+
+
+async def test_a_webhook_whose_last_job_is_long_gone_can_have_another(store: Store) -> None:
+    webhook = await add_webhook(store)
+    job = make_job(webhook, created_at=MADE_AT)
+    assert await store.add_job(GROUP_ID, job) is Saved.DONE
+    assert await store.cancel_job(GROUP_ID, webhook.id, job.id, now=STEPPED_AT) is Saved.DONE
+    await run_jobs(store, ADA, now=STEPPED_AT)
+    assert (await store.purge(Kept.REPLAYS, before=LAPSED_AT, after="")).purged == 1
+    another = make_job(webhook, created_at=LAPSED_AT + HOUR)
+
+    assert await store.add_job(GROUP_ID, another) is Saved.DONE
+
+    assert await jobs_of(store, webhook) == [another]
+
+
 # --- steps ---------------------------------------------------------------------------------------------------
 
 
@@ -259,3 +341,7 @@ async def replayed_in(store: Store, webhook: Webhook) -> list[str]:
     """Return what was replayed of a webhook, in order."""
     page = await store.deliveries(GROUP_ID, DeliveryQuery(webhook_id=webhook.id), limit=100, before=None)
     return sorted(each.replay_of for each in page.items if each.replay_of)
+
+
+async def jobs_of(store: Store, webhook: Webhook) -> list[ReplayJob]:
+    return list((await store.jobs(GROUP_ID, webhook.id, limit=9, before=None)).items)

@@ -70,7 +70,7 @@ from gatepost.domain.stats import BUCKET
 from gatepost.domain.swaps import SwapStatus
 from gatepost.domain.tasks import TaskStatus
 from gatepost.domain.webhooks import Webhook
-from gatepost.ports import DeliveryQuery, EventQuery, KeptAnswer, Reading, TaskQuery
+from gatepost.ports import DeliveryQuery, EventQuery, KeptAnswer, Reading, Saved, TaskQuery
 
 BOX = SecretBox(SECRET_KEY)
 EVERYTHING = DeliveryQuery()
@@ -210,11 +210,12 @@ async def a_day_of_replays_and_retention(store: Store, webhook: Webhook) -> None
     wanted = ReplayFilter(Status.DELIVERED, "task.created", NOW, NOW + HOUR)
     await store.count_replayable(GROUP_ID, webhook.id, wanted, now=NOW, sample=1)
     job, cancelled = make_job(webhook), make_job(webhook)
-    for each in (job, cancelled):
-        await store.add_job(GROUP_ID, each)
+    await store.add_job(GROUP_ID, cancelled)
+    assert await store.add_job(GROUP_ID, job) is Saved.QUOTA_EXCEEDED
+    await store.cancel_job(GROUP_ID, webhook.id, cancelled.id, now=NOW)
+    await store.add_job(GROUP_ID, job)
     await store.jobs(GROUP_ID, webhook.id, limit=1, before="rpl_z")
     await store.job(GROUP_ID, webhook.id, job.id)
-    await store.cancel_job(GROUP_ID, webhook.id, cancelled.id, now=NOW)
     [held] = await store.lease_jobs(ADA, limit=1, now=NOW, lease=HOUR)
     assert (await store.advance_job(held, limit=1, now=NOW)).made == 1
     for webhook_id in (None, webhook.id):

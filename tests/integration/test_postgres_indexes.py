@@ -257,7 +257,7 @@ INSERT INTO requests SELECT 'req_' || n, '', '', n, '' FROM generate_series(1, 2
 """
 REPLAYS = """
 INSERT INTO replay_jobs (id, group_id, webhook_id, total, created_at, status, done)
-SELECT 'rpl_' || n, 'grp_' || n % 50, 'wh_' || n % 50, 9, 0, CASE WHEN n % 400 = 0 THEN 'running' ELSE 'done' END, 0
+SELECT 'rpl_' || n, 'grp_' || n % 50, 'wh_' || n % 1000, 9, 0, CASE WHEN n % 400 = 0 THEN 'running' ELSE 'done' END, 0
 FROM generate_series(1, 2000) n
 """
 

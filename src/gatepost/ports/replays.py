@@ -55,7 +55,8 @@ class ReplayStore(Protocol):
         """Count what a job made at this moment would take, and return the first `sample` of it."""
 
     async def add_job(self, group_id: str, job: ReplayJob) -> Saved:
-        """Add a job: DONE, also when this very one was added before, which then stays as it is."""
+        """Add a job: DONE, also when this very one was added before, which then stays as it is; QUOTA_EXCEEDED while
+        another one of its webhook runs."""
 
     async def job(self, group_id: str, webhook_id: str, job_id: str) -> ReplayJob | None:
         """Return a job of this webhook of this group."""

@@ -1,8 +1,8 @@
 """What admins do about many old deliveries at once: look what there is, and have them replayed by a durable job."""
 
-from gatepost.domain.errors import NotFound, WebhookDisabled
+from gatepost.domain.errors import NotFound, QuotaExceeded, WebhookDisabled
 from gatepost.domain.replays import ReplayFilter, ReplayJob
-from gatepost.ports import Clock, Draws, Page, Replayable, ReplayStore, WebhookStore
+from gatepost.ports import Clock, Draws, Page, Replayable, ReplayStore, Saved, WebhookStore
 from gatepost.services.webhooks import existing
 
 SAMPLE = 5
@@ -27,7 +27,7 @@ class Replays:
     async def start(self, group_id: str, webhook_id: str, wanted: ReplayFilter, *, draws: Draws) -> ReplayJob:
         """Have an engine queue once more whatever the filter wants.
 
-        Raises: WebhookDisabled.
+        Raises: WebhookDisabled; QuotaExceeded, while another one of this webhook runs.
         """
         webhook = await existing(self._webhooks, group_id, webhook_id)
         job_id = draws.chance.new_id("rpl")
@@ -36,9 +36,9 @@ class Replays:
         if not webhook.enabled:
             raise WebhookDisabled("the webhook is disabled; enable it first")
         found = await self._store.count_replayable(group_id, webhook_id, wanted, now=draws.at, sample=0)
-        await self._store.add_job(
-            group_id, ReplayJob(job_id, group_id, webhook_id, wanted, total=found.count, created_at=draws.at)
-        )
+        job = ReplayJob(job_id, group_id, webhook_id, wanted, total=found.count, created_at=draws.at)
+        if await self._store.add_job(group_id, job) is Saved.QUOTA_EXCEEDED:
+            raise QuotaExceeded("a bulk replay of this webhook is running; wait for its end, or cancel it")
         return await self.get(group_id, webhook_id, job_id)
 
     async def get(self, group_id: str, webhook_id: str, job_id: str) -> ReplayJob:

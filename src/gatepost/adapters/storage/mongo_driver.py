@@ -68,6 +68,7 @@ class Mongo:
         self.workers = self.database["workers"]
         self.deliveries = self.database["deliveries"]
         self.replay_jobs = self.database["replay_jobs"]
+        self.running_replays = self.database["running_replays"]
         self.stats = self.database["stats"]
         self._turns = asyncio.Semaphore(TURNS)
         # Owners that left this store: what they asked for before may still be under way, and takes nothing any more.

@@ -6,6 +6,14 @@ follows may be done by anybody, any number of times: the deliveries are inserted
 emptied. Whoever dies in between leaves a job that is `active`, also when it has ended meanwhile: whoever leases jobs,
 or takes the next step, does the rest first.
 
+Of each webhook one job runs. `running_replays` has a document for each webhook that ever had one, with the job that has
+the place; it is taken before the job is written:
+
+* The place of a job that runs is taken; that of one that has ended is free to be taken over, by compare-and-set.
+* The place of a job that is not there is somebody's who is about to write it, or has died. After a minute it may be
+  taken over; but before that a tombstone is written in place of the job, so that whoever was only slow finds its `_id`
+  taken and gives up. So it is with swaps, too (`mongo_swaps.py`).
+
 Leases are compared one by one. Two owners who ask at the very same moment may get some each; neither gets any after
 that until the other's are over, so it is one again within a lease. Each job has one owner at any time.
 """
@@ -30,13 +38,17 @@ from gatepost.adapters.storage.mongo_retention import hold_events
 from gatepost.adapters.storage.paging import page_of
 from gatepost.adapters.storage.rows import from_ms, from_ms_or_none, to_ms, to_ms_or_none
 from gatepost.domain.deliveries import Delivery, QueuedDelivery, Status, queued
+from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.replays import JobStatus, ReplayFilter, ReplayJob, replayed_by
 from gatepost.ports import Advanced, JobLease, Page, Replayable, Saved, Step
 
 _LOOKED_THROUGH_AT_ONCE = 2_000  # deliveries, for those that a job wants: a step is short, however few those are
 _COUNTED_AT_ONCE = 10_000
 _MOST_ACTIVE = 1_000
+_MOST_TRIES = 100
+_ABANDONED_AFTER_MS = 60_000
 _RUNNING = JobStatus.RUNNING.value
+_BURIED = "buried"  # the status of a tombstone
 
 log = structlog.get_logger()
 
@@ -53,8 +65,7 @@ class MongoReplays:
         return await self._mongo.read(_count(self._mongo, asked, sample))
 
     async def add_job(self, group_id: str, job: ReplayJob) -> Saved:
-        await self._mongo.write(insert_new(self._mongo.replay_jobs, [_document(group_id, job)]))
-        return Saved.DONE
+        return await self._mongo.write(_add(self._mongo, _document(group_id, job)))
 
     async def job(self, group_id: str, webhook_id: str, job_id: str) -> ReplayJob | None:
         return await self._mongo.read(_job(self._mongo, _key(group_id, webhook_id, job_id)))
@@ -67,7 +78,7 @@ class MongoReplays:
 
     async def cancel_job(self, group_id: str, webhook_id: str, job_id: str, *, now: datetime) -> Saved:
         running = _key(group_id, webhook_id, job_id) | {"status": _RUNNING}
-        return await self._mongo.write(_cancel(self._mongo, running, to_ms(now)))
+        return await self._mongo.write(_cancel(self._mongo, running, _ending(JobStatus.CANCELLED, now)))
 
     async def lease_jobs(self, owner: str, *, limit: int, now: datetime, lease: timedelta) -> Sequence[JobLease]:
         return await self._mongo.write(_lease(self._mongo, owner, limit, now, lease))
@@ -122,11 +133,53 @@ async def _jobs(mongo: Mongo, asked: Document, limit: int) -> Page[ReplayJob]:
     return page_of([_job_from(each) for each in found], limit)
 
 
-async def _cancel(mongo: Mongo, running: Document, now: int) -> Saved:
+async def _cancel(mongo: Mongo, running: Document, ending: Document) -> Saved:
     # What waits is queued: `active` stays until it is.
-    ended = {"status": JobStatus.CANCELLED.value, "finished_at": now}
-    cancelled = await mongo.replay_jobs.update_one(running, {"$set": ended})
+    cancelled = await mongo.replay_jobs.update_one(running, {"$set": ending})
     return Saved.DONE if cancelled.matched_count else Saved.STALE
+
+
+# --- adding --------------------------------------------------------------------------------------------------
+
+
+async def _add(mongo: Mongo, job: Document) -> Saved:
+    if await _is_there(mongo, job):
+        return Saved.DONE
+    if await _take_place(mongo, job) and await insert_new(mongo.replay_jobs, [job]):
+        return Saved.DONE
+    return Saved.DONE if await _is_there(mongo, job) else Saved.QUOTA_EXCEEDED  # its twin was faster, or it is buried
+
+
+async def _is_there(mongo: Mongo, job: Document) -> bool:
+    found = await mongo.replay_jobs.find_one({"_id": same(job["_id"])}, {"status": 1})
+    return found is not None and found["status"] != _BURIED
+
+
+async def _take_place(mongo: Mongo, job: Document) -> bool:
+    """Take the place of the one running job of a webhook; say whether it is ours."""
+    key, place = {"_id": job["webhook_id"]}, {"job_id": job["_id"], "at": job["created_at"]}
+    for _ in range(_MOST_TRIES):
+        if await insert_new(mongo.running_replays, [{**key, **place}]):
+            return True
+        found = await mongo.running_replays.find_one(key)
+        if found is None:
+            continue
+        if found["job_id"] != job["_id"] and not await _is_free(mongo, found, now=job["created_at"]):
+            return False
+        if (await mongo.running_replays.update_one(found, {"$set": place})).matched_count:
+            return True
+    raise StoreUnavailable("too many replay the webhook's deliveries at this moment; try again")
+
+
+async def _is_free(mongo: Mongo, place: Document, *, now: int) -> bool:
+    """Say whether the job that has a place needs it no more; make sure of it, if it is not there yet."""
+    holder = await mongo.replay_jobs.find_one({"_id": place["job_id"]}, {"status": 1})
+    if holder is not None:
+        return bool(holder["status"] != _RUNNING)
+    if place["at"] > now - _ABANDONED_AFTER_MS:
+        return False
+    nobody_s = {"group_id": "", "webhook_id": "", "id": "", "active": 0, "finished_at": now}
+    return bool(await insert_new(mongo.replay_jobs, [{"_id": place["job_id"], "status": _BURIED, **nobody_s}]))
 
 
 # --- leasing -------------------------------------------------------------------------------------------------

@@ -52,9 +52,11 @@ _COLUMNS = (
     "id, group_id, webhook_id, wanted_status, wanted_event, wanted_from, wanted_to, total, created_at, status, done,"
     " finished_at"
 )
+# Of each webhook one job runs: the index of those that run has room for no more.
 _ADD = f"""
 INSERT INTO replay_jobs ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """
+IS_THERE = "SELECT 1 FROM replay_jobs WHERE id = ?"
 JOB = f"SELECT {_COLUMNS} FROM replay_jobs WHERE id = ? AND webhook_id = ? AND group_id = ?"
 JOBS = f"""
 SELECT {_COLUMNS} FROM replay_jobs WHERE webhook_id = ? AND group_id = ? AND id < ? ORDER BY id DESC LIMIT ?
@@ -69,7 +71,7 @@ WHERE id = ? AND webhook_id = ? AND group_id = ? AND status = 'running'
 RUNNING = "SELECT id FROM replay_jobs WHERE status = 'running' LIMIT 1"
 # All of them are locked: of two who lease at once, the second sees what the first has taken.
 RUNNING_JOBS = f"""
-SELECT id, owner, token, lease_until FROM replay_jobs WHERE status = 'running' ORDER BY id {LOCKED}
+SELECT id, owner, token, lease_until FROM replay_jobs WHERE status = 'running' ORDER BY webhook_id {LOCKED}
 """
 LEASE = """
 WITH taken (id, token, owner, lease_until) AS (VALUES {rows})
@@ -174,8 +176,9 @@ def _with_conditions(base: str, params: Row, wanted: ReplayFilter) -> tuple[str,
 
 
 def _add(row: Row) -> Script[Saved]:
-    yield execute(_ADD, row)
-    return Saved.DONE
+    if (yield execute(_ADD, row)) or (yield fetch(IS_THERE, row[:1])):
+        return Saved.DONE
+    return Saved.QUOTA_EXCEEDED
 
 
 def _job(group_id: str, webhook_id: str, job_id: str) -> Script[ReplayJob | None]:

@@ -27,7 +27,7 @@ Start = Annotated[Call[schemas.ReplayStart], Depends(changing(schemas.ReplayStar
     status_code=202,
     response_model=schemas.ReplayJob,
     responses={200: {"model": schemas.ReplayPreview, "description": "With dryRun"}},
-    openapi_extra=body_of(schemas.ReplayStart, "webhook_disabled"),
+    openapi_extra=body_of(schemas.ReplayStart, "webhook_disabled", "quota_exceeded"),
 )
 async def start_replay(call: Start, webhook_id: WebhookId) -> Any:
     replays, wanted = call.services.replays, call.body.wanted()

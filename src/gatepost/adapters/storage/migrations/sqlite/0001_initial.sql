@@ -322,7 +322,7 @@ CREATE TABLE replay_jobs (
 ) WITHOUT ROWID;
 
 CREATE INDEX replay_jobs_of_webhook ON replay_jobs (webhook_id, id);
-CREATE INDEX replay_jobs_running ON replay_jobs (id) WHERE status = 'running';
+CREATE UNIQUE INDEX replay_jobs_running ON replay_jobs (webhook_id) WHERE status = 'running'; -- one of each at a time
 
 -- ---- counted, and kept for a while --------------------------------------------------------------------------
 
