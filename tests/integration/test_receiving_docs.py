@@ -1,6 +1,7 @@
 """What docs/receiving.md tells receivers to run does what it says, in every language that this machine has."""
 
 import base64
+import json
 import re
 import subprocess
 import sys
@@ -8,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.builders import GROUP_ID, make_occasion
+from tests.event_schemas import must_fit
 from tests.tools import need
 
 from gatepost.domain.retry import DEFAULT_POLICY
+from gatepost.domain.samples import SAMPLE_EVENTS, sample_event
 from gatepost.domain.signatures import TOLERANCE_SECONDS, parse_secret, sign_plain, sign_standard
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "receiving.md").read_text()
@@ -187,3 +191,18 @@ def test_the_table_of_retries_is_the_schedule() -> None:
     waits = re.findall(r"^\| \d+ \| (\d+) (s|min|h) \|", PAGE, flags=re.MULTILINE)
     units = {"s": 1, "min": 60, "h": 3600}
     assert tuple(int(number) * units[unit] for number, unit in waits) == DEFAULT_POLICY.schedule
+
+
+@pytest.mark.parametrize("event", SAMPLE_EVENTS)
+def test_the_page_says_when_each_event_is_sent(event: str) -> None:
+    assert re.search(rf"^\| [^|]*`{re.escape(event)}`[^|]* \| \S", PAGE, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("block", "event"), [("health-data", "webhook.suspended"), ("dead-letter-data", "delivery.dead_lettered")]
+)
+def test_what_the_page_shows_of_an_operator_event_is_what_is_sent(block: str, event: str) -> None:
+    message = json.loads(sample_event(event, GROUP_ID, make_occasion()).body)
+    shown = json.loads(BLOCKS[block].replace("_…", "_" + "0" * 32))
+    assert list(shown) == list(message["data"])
+    must_fit({**message, "data": shown})
