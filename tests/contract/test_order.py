@@ -184,6 +184,21 @@ async def test_a_read_looks_at_some_of_a_long_queue_and_the_next_ones_go_on_to_i
     assert found == [[first.id], [first.id], [first.id, free[0].id], [first.id, free[1].id], [first.id]]
 
 
+async def test_the_first_of_a_task_is_found_though_more_than_one_look_sees_are_due_before_it(store: Store) -> None:
+    webhook = await add_webhook(store)
+    first, *_ = await happen(store, webhook, await add_task(store), times=11)
+    await finish(store, webhook, first, refused())
+
+    found: list[str] = []
+    looked_to: Position | None = None
+    for _ in range(2):
+        lane = await read(store, webhook, now=NOW + HOUR, reading=Reading.IN_ORDER, look_at=4, onward_from=looked_to)
+        found += ids(lane.deliveries)
+        looked_to = lane.looked_to
+
+    assert (found, looked_to) == ([first.id], None)
+
+
 async def test_a_look_at_the_rest_of_the_queue_comes_to_its_end(store: Store) -> None:
     webhook = await add_webhook(store)
     first, *_ = await happen(store, webhook, await add_task(store), times=5)

@@ -120,35 +120,38 @@ async def _next_due(mongo: Mongo, webhook_id: str, now: int) -> int | None:
 
 
 class _Order:
-    """The unfinished deliveries of a webhook in the order of the tasks they are about, as far as it was asked for."""
+    """The unfinished deliveries of a webhook in the order of the tasks they are about, as far as it is asked for."""
 
     def __init__(self, mongo: Mongo, webhook_id: str, look_at: int) -> None:
         self.look_at = look_at  # deliveries at once
         self._mongo = mongo
         self._webhook_id = webhook_id
-        self._first: dict[str, str] = {}  # the lowest place of each task among what is unfinished
 
     async def due(self, begin: Place, now: int) -> list[Document]:
-        """Return what is due from a place on, as much as is looked through at once."""
-        onward = [{"next_attempt_at": {"$gt": begin.due_ms}}, {"id": {"$gt": begin.delivery_id}}]
-        asked = {
-            "webhook_id": self._webhook_id,
-            "open": OPEN,
-            "next_attempt_at": {"$gte": begin.due_ms, "$lte": now},
-            "$or": onward,
-        }
-        found = self._mongo.deliveries.find(asked, _READ_FIELDS).sort(_DUE_FIRST)
-        return await fetch(found.limit(self.look_at))
+        """Return what is due after a place, as much as is looked through at once."""
+        found: list[Document] = []
+        if HEAD < begin and begin.due_ms <= now:
+            same_time = {"next_attempt_at": begin.due_ms, "id": {"$gt": begin.delivery_id}}
+            found = await self._found(same_time, self.look_at)
+        if len(found) < self.look_at:
+            later = {"next_attempt_at": {"$gt": begin.due_ms, "$lte": now}}
+            found += await self._found(later, self.look_at - len(found))
+        return found
+
+    async def _found(self, asked: Document, limit: int) -> list[Document]:
+        unfinished = {"webhook_id": self._webhook_id, "open": OPEN}
+        found = self._mongo.deliveries.find(unfinished | asked, _READ_FIELDS).sort(_DUE_FIRST)
+        return await fetch(found.limit(limit))
 
     async def startable(self, deliveries: Sequence[Document]) -> list[Document]:
         """Return those that have no lower version of any of their tasks before them."""
         lowest: dict[str, str] = {}
         for place in [each for delivery in deliveries for each in delivery["places"]]:
             lowest[_task_of(place)] = min(place, lowest.get(_task_of(place), place))
-        new = [place for task_id, place in lowest.items() if task_id not in self._first]
-        for place, is_first in zip(new, await several(self._is_first, new), strict=True):
-            self._first[_task_of(place)] = place if is_first else ""
-        return [each for each in deliveries if all(place == self._first[_task_of(place)] for place in each["places"])]
+        places = list(lowest.values())
+        are_first = await several(self._is_first, places)
+        first = {place for place, is_first in zip(places, are_first, strict=True) if is_first}
+        return [each for each in deliveries if first.issuperset(each["places"])]
 
     async def _is_first(self, place: str) -> bool:
         before = {"$gte": f"{_task_of(place)}/", "$lt": place}
