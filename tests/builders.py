@@ -23,7 +23,7 @@ from gatepost.domain.events import Event, Occasion
 from gatepost.domain.groups import ApiKey, Group, Role, hash_key_secret
 from gatepost.domain.health import DisabledReason
 from gatepost.domain.network import parse_target
-from gatepost.domain.operator_events import occasion_of
+from gatepost.domain.operator_events import Disabling, occasion_of
 from gatepost.domain.outcomes import Accepted, ErrorClass, Outcome, Refused, Response, Unreachable
 from gatepost.domain.people import Session, User
 from gatepost.domain.replays import ReplayFilter, ReplayJob
@@ -32,7 +32,7 @@ from gatepost.domain.signatures import make_secret
 from gatepost.domain.swaps import Swap, SwapSide, SwapStatus
 from gatepost.domain.tasks import Task, TaskChange
 from gatepost.domain.webhooks import Secret, Subscription, Webhook
-from gatepost.ports import Disabling, KeyedRequest, LaneOutcomes, LeasedLane, Settled
+from gatepost.ports import KeyedRequest, LaneOutcomes, LeasedLane, Settled
 
 CHANCE = NumberedChance()
 GROUP_ID = "grp_" + "0" * 12 + "70008" + "0" * 15

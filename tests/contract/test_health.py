@@ -391,7 +391,6 @@ def make_gone(webhook: Webhook, queued: QueuedDelivery) -> Settled:
 
 
 def probe_of(queued: QueuedDelivery, *, number: int, at: datetime) -> Settled:
-    """Return a probe that failed, with the progress that it does not make."""
+    """Return a probe that failed."""
     attempt: Attempt = make_attempt(number, outcome=refused(), started_at=at, probe=True)
-    unmoved = make_settled(queued, refused(), at=at).progress
-    return Settled(queued, attempt, replace(unmoved, attempt_count=number - 1))
+    return Settled(queued, attempt, progress=None)

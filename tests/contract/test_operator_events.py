@@ -219,7 +219,9 @@ async def test_its_routing_tells_who_was_owed_it(store: Store) -> None:
 
 def telling(queued: QueuedDelivery, *events: Event) -> Settled:
     """Return a failed attempt that has brought these about."""
-    return make_settled(queued, refused(), events=events)
+    given_up = [event for event in events if event.event == "delivery.dead_lettered"]
+    of_health = [event for event in events if event not in given_up]
+    return make_settled(queued, refused(), given_up=next(iter(given_up), None), of_health=next(iter(of_health), None))
 
 
 async def owed_for(store: Store, event: Event) -> list[Delivery]:

@@ -53,8 +53,9 @@ async def other_store(mongodb: MongoBackend) -> Store:
 def gone(queued: QueuedDelivery, webhook: Webhook) -> Settled:
     """Return an attempt that was answered with 410, and dead-letters its delivery, and what it means for others."""
     settled = make_settled(queued, refused(410))
-    events = (make_operator_event(webhook), make_operator_event(webhook, "delivery.dead_lettered"))
-    return replace(settled, events=events, disabling=make_disabling(webhook))
+    given_up = make_operator_event(webhook, "delivery.dead_lettered")
+    of_health = make_operator_event(webhook)
+    return replace(settled, given_up=given_up, of_health=of_health, disabling=make_disabling(webhook))
 
 
 async def told(store: Store, watcher: Webhook) -> list[str]:
@@ -155,7 +156,7 @@ async def test_what_a_dead_recorder_had_to_tell_is_told_by_whoever_enables_the_w
 ) -> None:
     webhook, lane, _, queued = await leased_with_one(store)
     watcher = await add_webhook(store, events=("webhook.disabled",))
-    disabled = replace(gone(queued, webhook), events=())
+    disabled = replace(gone(queued, webhook), given_up=None, of_health=None)
     Tap(store).die_at(1, is_done_first=True)
     with pytest.raises(StoreUnavailable):
         await record_settled(store, lane, disabled)

@@ -66,11 +66,11 @@ from gatepost.domain.health import Condition
 from gatepost.domain.people import IDLE
 from gatepost.domain.replays import ReplayFilter
 from gatepost.domain.retention import Kept
-from gatepost.domain.stats import BUCKET
+from gatepost.domain.stats import BUCKET, start_of_bucket
 from gatepost.domain.swaps import SwapStatus
 from gatepost.domain.tasks import TaskStatus
 from gatepost.domain.webhooks import Webhook
-from gatepost.ports import DeliveryQuery, EventQuery, KeptAnswer, Reading, Saved, TaskQuery
+from gatepost.ports import DeliveryQuery, EventQuery, KeptAnswer, Reading, Saved, StatsQuery, TaskQuery
 
 BOX = SecretBox(SECRET_KEY)
 EVERYTHING = DeliveryQuery()
@@ -176,7 +176,7 @@ async def a_day_of_health(store: Store) -> None:
     failed = make_settled(queued, refused())
     probe = replace(failed.attempt, probe=True)
     await record_settled(store, lane, replace(failed, attempt=probe), condition=Condition(streak=1), held_until=NOW)
-    gone = replace(failed, events=(make_operator_event(webhook),), disabling=make_disabling(webhook))
+    gone = replace(failed, of_health=make_operator_event(webhook), disabling=make_disabling(webhook))
     await record_settled(store, lane, gone)
     await store.discard_backlog(GROUP_ID, webhook.id, now=NOW)
 
@@ -219,7 +219,8 @@ async def a_day_of_replays_and_retention(store: Store, webhook: Webhook) -> None
     [held] = await store.lease_jobs(ADA, limit=1, now=NOW, lease=HOUR)
     assert (await store.advance_job(held, limit=1, now=NOW)).made == 1
     for webhook_id in (None, webhook.id):
-        await store.stats(GROUP_ID, webhook_id=webhook_id, start=NOW - HOUR, end=NOW + HOUR, step=BUCKET)
+        asked = StatsQuery(start_of_bucket(NOW, HOUR), start_of_bucket(NOW, HOUR) + HOUR, BUCKET, webhook_id)
+        await store.stats(GROUP_ID, asked, limit=10, most_read=100, before=None)
     await store.lease_retention(ADA, now=NOW, lease=HOUR, every=HOUR)
     for kept in Kept:
         step = await store.purge(kept, before=NOW + HOUR, after="")

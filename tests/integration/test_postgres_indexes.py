@@ -34,7 +34,6 @@ from gatepost.adapters.storage import (
 )
 from gatepost.adapters.storage.postgres_connections import connect
 from gatepost.adapters.storage.postgres_dialect import in_postgres
-from gatepost.adapters.storage.rows import ATTEMPT_TYPES
 from gatepost.domain.retention import Kept
 from gatepost.ports import Reading, Saved
 
@@ -63,8 +62,8 @@ ENGINE_QUERIES = {
     "orphaning": (sql_lanes.ORPHANING, "", {"webhooks_deleted", UNFINISHED}),
     "bury": (sql_lanes.BURY, "", {UNFINISHED, "deliveries_pkey"}),
     "standing": (sql_attempts.STANDING, "", {"lanes_pkey"}),
-    "add attempts": (sql_attempts.ADD_ATTEMPTS, ATTEMPT_TYPES, {"deliveries_pkey"}),
-    "replace attempts": (sql_attempts.REPLACE_ATTEMPTS, ATTEMPT_TYPES, {"deliveries_pkey"}),
+    "add attempts": (sql_attempts.ADD_ATTEMPTS, sql_attempts.ADD_TYPES, {"deliveries_pkey"}),
+    "replace attempts": (sql_attempts.REPLACE_ATTEMPTS, sql_attempts.ADD_TYPES, {"deliveries_pkey"}),
     "move": (sql_attempts.MOVE, sql_attempts.MOVE_TYPES, {"deliveries_pkey"}),
     "amend": (sql_attempts.AMEND, sql_attempts.MOVE_TYPES, {"deliveries_pkey"}),
     "clean": (sql_attempts.CLEAN, sql_attempts.CLEAN_TYPES, {"lanes_pkey"}),
@@ -81,8 +80,9 @@ PURGES: dict[str, tuple[str, str, set[str]]] = {
     "move some": (sql_attempts.MOVE_SOME, sql_attempts.MOVE_TYPES, {"deliveries_pkey"}),
     "amend some": (sql_attempts.AMEND_SOME, sql_attempts.MOVE_TYPES, {"deliveries_pkey"}),
     "count": (sql_stats.COUNT, sql_stats.COUNT_TYPES, set()),
-    "stats": (sql_stats.stats_statement(None), "", {"webhooks_of_group", "stats_pkey"}),
-    "stats of a webhook": (sql_stats.stats_statement("wh"), "", {"stats_pkey"}),
+    "webhooks with stats": (sql_stats.WEBHOOKS, "", {"webhooks_of_group"}),
+    "webhook with stats": (sql_stats.WEBHOOK, "", set()),
+    "stats": (sql_stats.STATS, "", {"stats_pkey"}),
     "lease retention": (sql_retention.LEASE_JOB, "", set()),
     "end retention": (sql_retention.END_JOB, "", {"housekeeping_pkey"}),
     "part of deliveries": (sql_retention.PART_OF_DELIVERIES, "", {"deliveries_pkey"}),
@@ -219,14 +219,20 @@ async def test_what_is_asked_is_found_by_index(postgres: Postgres18Backend, size
     assert wrong == {}, wrong
 
 
+async def test_no_more_of_the_stats_is_read_than_is_added_up(postgres: Postgres18Backend) -> None:
+    await fill(postgres)
+    connection = await connect(postgres.url, plan_cache_mode="force_generic_plan")
+
+    nodes = await nodes_of_statement(connection, in_postgres(sql_stats.STATS))
+
+    await connection.close()
+    [limited] = [node for node in nodes if node["Node Type"] == "Limit"]
+    assert [node["Node Type"] for node in nodes_of(limited)][:2] == ["Limit", "Index Scan"]
+
+
 async def plan_of(connection: Any, sql: str) -> tuple[set[str], list[str]]:
     """Return the indexes that a statement uses, and what is wrong with how it goes about it."""
-    await connection.execute(f"PREPARE asked AS {sql}")
-    params = max(map(int, re.findall(r"\$(\d+)", sql)), default=0)
-    values = f"({', '.join(['NULL'] * params)})" if params else ""
-    [(plan,)] = await connection.fetch(f"EXPLAIN (FORMAT JSON) EXECUTE asked{values}")
-    await connection.execute("DEALLOCATE asked")
-    nodes = list(nodes_of(json.loads(plan)[0]["Plan"]))
+    nodes = await nodes_of_statement(connection, sql)
     faults = [f"{node['Node Type']} on {node['Relation Name']}" for node in nodes if node["Node Type"] == "Seq Scan"]
     faults += [
         f"walks all of {node['Index Name']}"
@@ -234,6 +240,15 @@ async def plan_of(connection: Any, sql: str) -> tuple[set[str], list[str]]:
         if "Index Name" in node and "Index Cond" not in node and node["Index Name"] not in WALKED
     ]
     return {node["Index Name"] for node in nodes if "Index Name" in node}, faults
+
+
+async def nodes_of_statement(connection: Any, sql: str) -> list[dict[str, Any]]:
+    await connection.execute(f"PREPARE asked AS {sql}")
+    params = max(map(int, re.findall(r"\$(\d+)", sql)), default=0)
+    values = f"({', '.join(['NULL'] * params)})" if params else ""
+    [(plan,)] = await connection.fetch(f"EXPLAIN (FORMAT JSON) EXECUTE asked{values}")
+    await connection.execute("DEALLOCATE asked")
+    return list(nodes_of(json.loads(plan)[0]["Plan"]))
 
 
 def nodes_of(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

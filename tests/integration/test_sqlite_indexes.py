@@ -59,8 +59,8 @@ ENGINE_QUERIES: dict[str, tuple[str, int, list[str]]] = {
     "orphaning": (sql_lanes.ORPHANING, 0, ["webhooks_deleted", UNFINISHED]),
     "bury": (sql_lanes.BURY, 0, [UNFINISHED, "PRIMARY KEY"]),
     "standing": (sql_attempts.STANDING, 0, ["PRIMARY KEY"]),
-    "add attempts": (sql_attempts.ADD_ATTEMPTS, 14, ["PRIMARY KEY"]),
-    "replace attempts": (sql_attempts.REPLACE_ATTEMPTS, 14, ["PRIMARY KEY"]),
+    "add attempts": (sql_attempts.ADD_ATTEMPTS, 15, ["PRIMARY KEY"]),
+    "replace attempts": (sql_attempts.REPLACE_ATTEMPTS, 15, ["PRIMARY KEY"]),
     "move": (sql_attempts.MOVE, 11, ["PRIMARY KEY"]),
     "amend": (sql_attempts.AMEND, 11, ["PRIMARY KEY"]),
     "clean": (sql_attempts.CLEAN, 7, ["PRIMARY KEY"]),
@@ -77,16 +77,9 @@ PURGES: dict[str, tuple[str, int, list[str]]] = {
     "move some": (sql_attempts.MOVE_SOME, 11, ["PRIMARY KEY"]),
     "amend some": (sql_attempts.AMEND_SOME, 11, ["PRIMARY KEY"]),
     "count": (sql_stats.COUNT, 6, []),
-    "stats": (
-        sql_stats.stats_statement(None),
-        0,
-        ["webhooks_of_group", "PRIMARY KEY (webhook_id=? AND at>?"],
-    ),
-    "stats of a webhook": (
-        sql_stats.stats_statement("wh"),
-        0,
-        ["webhooks USING PRIMARY KEY (id=?)", "stats USING PRIMARY KEY (webhook_id=? AND at>? AND at<?)"],
-    ),
+    "webhooks with stats": (sql_stats.WEBHOOKS, 0, ["webhooks_of_group (group_id=? AND id<?)"]),
+    "webhook with stats": (sql_stats.WEBHOOK, 0, ["PRIMARY KEY (id=?)"]),
+    "stats": (sql_stats.STATS, 0, ["stats USING PRIMARY KEY (webhook_id=? AND at>? AND at<?)"]),
     "lease retention": (sql_retention.LEASE_JOB, 0, []),
     "end retention": (sql_retention.END_JOB, 0, ["PRIMARY KEY (job=?)"]),
     "part of deliveries": (sql_retention.PART_OF_DELIVERIES, 0, [DELIVERIES_BY_ID]),
@@ -235,6 +228,13 @@ def test_what_people_list_is_found_by_index(migrated: sqlite3.Connection, name: 
 
     assert scans_in(steps) == []
     assert any(LIST_INDEXES[name] in step for step in steps), steps
+
+
+def test_no_more_of_the_stats_is_read_than_is_added_up(migrated: sqlite3.Connection) -> None:
+    steps = plan_of(migrated, sql_stats.STATS)
+
+    reading = steps[steps.index("CO-ROUTINE found") : steps.index("SCAN found")]
+    assert not [step for step in reading if "TEMP B-TREE" in step]
 
 
 def plan_of(connection: sqlite3.Connection, sql: str) -> list[str]:

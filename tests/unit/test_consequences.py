@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.builders import accepted, make_attempt, make_queued, make_webhook, refused
+from tests.builders import accepted, make_attempt, make_webhook, refused
 from tests.fakes import NOW
 
 from gatepost.domain.consequences import Consequences, consequences
@@ -22,8 +22,7 @@ SUSPENDED = Condition(streak=9, failing_since=NOW - 2 * DAY, suspended_at=NOW - 
 
 def meant_by(outcome: Outcome, condition: Condition = WELL, *, number: int = 1, **attempt: Any) -> Consequences:
     made = make_attempt(number, outcome=outcome, **attempt)
-    delivery = make_queued(attempt_count=number - 1)
-    return consequences(delivery, made, WEBHOOK, condition, now=NOW, spread=0.0)
+    return consequences(made, WEBHOOK, condition, now=NOW, spread=0.0)
 
 
 def asking_to_wait(seconds: int, status_code: int = 503) -> Outcome:
@@ -34,7 +33,7 @@ def test_a_success_delivers_and_holds_nothing_up() -> None:
     meant = meant_by(accepted())
 
     assert meant.progress.status is Status.DELIVERED
-    assert (meant.condition, meant.disabled, meant.held_for) == (WELL, None, None)
+    assert (meant.condition, meant.disabled_for, meant.held_for) == (WELL, None, None)
 
 
 def test_an_ordinary_failure_waits_for_itself_alone() -> None:
@@ -77,9 +76,7 @@ def test_what_suspends_a_webhook_holds_it_until_the_first_probe() -> None:
 def test_a_probe_that_failed_moves_nothing_and_the_next_comes_ten_minutes_later(outcome: Outcome) -> None:
     meant = meant_by(outcome, SUSPENDED, number=3, probe=True)  # it would have been the last
 
-    assert (meant.progress.status, meant.progress.attempt_count) == (Status.FAILED, 2)
-    assert (meant.progress.dead_reason, meant.progress.finished_at) == (None, None)
-    assert (meant.condition, meant.disabled) == (SUSPENDED, None)
+    assert (meant.progress, meant.condition, meant.disabled_for) == (None, SUSPENDED, None)
     assert meant.held_for == timedelta(minutes=10)
 
 
@@ -93,21 +90,21 @@ def test_a_probe_that_got_through_is_a_delivery_like_any_other() -> None:
 def test_410_disables_the_webhook_and_its_delivery_may_be_sent_later() -> None:
     meant = meant_by(refused(410))
 
-    assert (meant.disabled, meant.progress.status) == (DisabledReason.GONE, Status.FAILED)
+    assert (meant.disabled_for, meant.progress.status) == (DisabledReason.GONE, Status.FAILED)
 
 
 def test_410_to_the_last_attempt_makes_a_dead_letter() -> None:
     meant = meant_by(refused(410), number=3)
 
-    assert (meant.disabled, meant.progress.dead_reason) == (DisabledReason.GONE, DeadReason.ATTEMPTS_EXHAUSTED)
+    assert (meant.disabled_for, meant.progress.dead_reason) == (DisabledReason.GONE, DeadReason.ATTEMPTS_EXHAUSTED)
 
 
 def test_the_first_probe_that_fails_a_week_after_the_suspension_disables_the_webhook() -> None:
     for_a_week = replace(SUSPENDED, suspended_at=NOW - 7 * DAY)
 
-    assert meant_by(refused(), for_a_week, probe=True).disabled is DisabledReason.SUSPENDED_7D
-    assert meant_by(refused(), SUSPENDED, probe=True).disabled is None
-    assert meant_by(accepted(), for_a_week, probe=True).disabled is None
+    assert meant_by(refused(), for_a_week, probe=True).disabled_for is DisabledReason.SUSPENDED_7D
+    assert meant_by(refused(), SUSPENDED, probe=True).disabled_for is None
+    assert meant_by(accepted(), for_a_week, probe=True).disabled_for is None
 
 
 @pytest.mark.parametrize("outcome", [refused(410), refused(500)])
@@ -115,6 +112,6 @@ def test_an_attempt_from_before_the_webhook_was_enabled_again_says_nothing_about
     before = meant_by(outcome, started_at=BEGAN - timedelta(microseconds=1))
     since = meant_by(outcome, started_at=BEGAN)
 
-    assert (before.condition, before.disabled) == (WELL, None)
+    assert (before.condition, before.disabled_for) == (WELL, None)
     assert before.progress.status is Status.FAILED  # that it was made is as true as ever
     assert since.condition.streak == 1

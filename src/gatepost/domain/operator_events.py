@@ -5,12 +5,15 @@ webhook that they are about: of its own end it could not be told, and of its fai
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
+from gatepost.domain.consequences import Consequences
 from gatepost.domain.deliveries import Delivery, Progress, QueuedDelivery, derived_id, owed
 from gatepost.domain.events import Event, Json, Occasion, make_event, rfc3339
-from gatepost.domain.health import Condition, DisabledReason, Health
+from gatepost.domain.health import Condition, DisabledReason, Health, news_of
 from gatepost.domain.webhooks import OPERATOR_FAMILIES, Subscription, Webhook, wants
 
 OPERATOR_EVENTS = (
@@ -20,6 +23,45 @@ OPERATOR_EVENTS = (
     "webhook.recovered",
     "delivery.dead_lettered",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Disabling:
+    """A webhook is to be disabled for what its receiver did to an attempt; `event` tells of it."""
+
+    reason: DisabledReason
+    event: Event
+
+
+class News(NamedTuple):
+    """What there is to tell of an attempt.
+
+    Shape: `given_up` is true only if the attempt moves its delivery, and `disabling` only if the webhook is enabled.
+    """
+
+    given_up: Event | None
+    of_health: Event | None
+    disabling: Disabling | None
+
+
+def news_after(
+    delivery: QueuedDelivery,
+    webhook: Webhook,
+    before: Condition,
+    meant: Consequences,
+    *,
+    new_occasion: Callable[[], Occasion],
+) -> News:
+    """Return the events that tell of what an attempt has brought about, each at an occasion of its own."""
+    given_up = of_health = disabling = None
+    if meant.progress is not None and meant.progress.dead_reason is not None:
+        given_up = about_dead_letter(delivery, meant.progress, new_occasion())
+    if event := news_of(before.health, meant.condition.health):
+        of_health = about_webhook(event, webhook, meant.condition, new_occasion())
+    if reason := meant.disabled_for:
+        told = about_webhook("webhook.disabled", webhook, meant.condition, new_occasion(), reason=reason)
+        disabling = Disabling(reason, told)
+    return News(given_up, of_health, disabling)
 
 
 def about_webhook(

@@ -5,7 +5,7 @@ stretch of time is known as exactly as its bin is wide.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -22,7 +22,7 @@ BOUNDS_MS = (5, 10, 20, 35, 50, 75, 100, 150, 250, 500, 1_000, 2_000, 4_000, 8_0
 BINS = len(BOUNDS_MS)
 # How wide buckets are shown, the longer the stretch the wider; past the last of them in multiples of it.
 _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
-_STEPS = (BUCKET, 2 * BUCKET, 3 * BUCKET, 6 * BUCKET, _HOUR, 2 * _HOUR, 3 * _HOUR, 6 * _HOUR, 12 * _HOUR, _DAY)
+_WIDTHS = (BUCKET, 2 * BUCKET, 3 * BUCKET, 6 * BUCKET, _HOUR, 2 * _HOUR, 3 * _HOUR, 6 * _HOUR, 12 * _HOUR, _DAY)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -97,15 +97,15 @@ class Bucket:
     tally: Tally
 
 
-def count_of(attempt: Attempt, progress: Progress) -> Count | None:
+def count_of(attempt: Attempt, progress: Progress | None) -> Count | None:
     """Return what an attempt that has moved its delivery counts as; None when it says nothing of the receiver.
 
     By the progress, which stays true where a store could not hold the outcome.
     """
-    if progress.last_error_class is ErrorClass.INTERNAL_ERROR:
+    if progress is None or progress.last_error_class is ErrorClass.INTERNAL_ERROR:
         return None
     ending = _ENDINGS.get(progress.status, Ending.FAILED)
-    return Count(start_of_step(attempt.started_at, BUCKET), bin_of(attempt.duration), ending)
+    return Count(start_of_bucket(attempt.started_at, BUCKET), bin_of(attempt.duration), ending)
 
 
 def bin_of(latency: timedelta) -> int:
@@ -131,33 +131,22 @@ def tally_of(bins: Iterable[BinTally]) -> Tally:
     return Tally(delivered, failed, dead, tuple(latencies))
 
 
-def merged(tallies: Sequence[Tally]) -> Tally:
-    """Return what was counted in several stretches of time together."""
-    latencies = zip(*(each.latencies for each in tallies), strict=True) if tallies else [()] * BINS
-    return Tally(
-        sum(each.delivered for each in tallies),
-        sum(each.failed for each in tallies),
-        sum(each.dead for each in tallies),
-        tuple(map(sum, latencies)),
-    )
+def start_of_bucket(moment: datetime, width: timedelta) -> datetime:
+    """Return when the bucket of some width began that a moment lies in; they are counted from 1970.
 
-
-def start_of_step(moment: datetime, step: timedelta) -> datetime:
-    """Return when the step began that a moment lies in; steps are counted from 1970.
-
-    >>> start_of_step(datetime(2026, 11, 23, 12, 34, 56, tzinfo=UTC), BUCKET).isoformat()
+    >>> start_of_bucket(datetime(2026, 11, 23, 12, 34, 56, tzinfo=UTC), BUCKET).isoformat()
     '2026-11-23T12:30:00+00:00'
     """
-    return moment - (moment - _EPOCH) % step
+    return moment - (moment - _EPOCH) % width
 
 
-def step_for(length: timedelta, *, most: int) -> timedelta:
+def width_for(length: timedelta, *, most: int) -> timedelta:
     """Return how wide buckets have to be for no more than so many of them to cover a stretch of time.
 
-    >>> [str(step_for(timedelta(days=days), most=300)) for days in (1, 7, 90, 3650)]
+    >>> [str(width_for(timedelta(days=days), most=300)) for days in (1, 7, 90, 3650)]
     ['0:05:00', '1:00:00', '12:00:00', '13 days, 0:00:00']
     """
-    for step in _STEPS:
-        if length <= step * most:
-            return step
+    for width in _WIDTHS:
+        if length <= width * most:
+            return width
     return _DAY * -(-length // (_DAY * most))

@@ -27,6 +27,6 @@ def log_attempt(settled: Settled) -> None:
         error_class=error_class.value if error_class else None,
         detail=outcome.detail if isinstance(outcome, Unreachable | Blocked) else None,
         duration_ms=round(attempt.duration.total_seconds() * 1000, 1),
-        status=progress.status.value,
-        next_attempt_at=progress.next_attempt_at.isoformat() if progress.next_attempt_at else None,
+        status=progress.status.value if progress else None,
+        next_attempt_at=progress.next_attempt_at.isoformat() if progress and progress.next_attempt_at else None,
     )

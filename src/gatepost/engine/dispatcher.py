@@ -14,18 +14,17 @@ from itertools import count
 
 import structlog
 
-from gatepost.domain.consequences import consequences
+from gatepost.domain.consequences import Consequences, consequences
 from gatepost.domain.deliveries import Attempt, QueuedDelivery, after_attempt, request_headers
 from gatepost.domain.events import Occasion
-from gatepost.domain.health import news_of
-from gatepost.domain.operator_events import about_dead_letter, about_webhook, occasion_of
+from gatepost.domain.operator_events import news_after, occasion_of
 from gatepost.domain.outcomes import ErrorClass, Outcome, Unreachable
 from gatepost.engine.attempt_log import log_attempt
 from gatepost.engine.lane import Lane, Phase
 from gatepost.engine.ready import ReadyLanes
 from gatepost.engine.recorder import Recorder
 from gatepost.engine.slots import Slot, StartSlots
-from gatepost.ports import Chance, Clock, Disabling, Dropped, LaneRead, LaneStore, Outgoing, Release, Sender, Settled
+from gatepost.ports import Chance, Clock, Dropped, LaneRead, LaneStore, Outgoing, Release, Sender, Settled
 
 LONGEST_SLEEP = timedelta(seconds=1)
 FURTHEST_ALARM_SECONDS = 60.0
@@ -236,24 +235,18 @@ class Dispatcher:
 
     def _decide(self, flight: Flight, attempt: Attempt, *, now: datetime) -> Settled:
         """Return what an attempt means; its lane goes on accordingly, before that is written down."""
-        lane, webhook, before = flight.lane, flight.lane.webhook, flight.lane.condition
-        meant = consequences(flight.delivery, attempt, webhook, before, now=now, spread=self._chance.draw())
-        events = []
-        if meant.progress.dead_reason is not None:
-            events.append(about_dead_letter(flight.delivery, meant.progress, self._occasion(now)))
-        if news := news_of(before.health, meant.condition.health):
-            events.append(about_webhook(news, webhook, meant.condition, self._occasion(now)))
-        disabling = None
-        if reason := meant.disabled:
-            event = about_webhook("webhook.disabled", webhook, meant.condition, self._occasion(now), reason=reason)
-            disabling = Disabling(reason, event)
-        lane.take_condition(meant.condition, now=now)
+        lane, before = flight.lane, flight.lane.condition
+        meant = consequences(attempt, lane.webhook, before, now=now, spread=self._chance.draw())
+        news = news_after(flight.delivery, lane.webhook, before, meant, new_occasion=partial(self._occasion, now))
+        self._follow(lane, meant, now=now)
+        return Settled(flight.delivery, attempt, meant.progress, flight.amends, *news)
+
+    def _follow(self, lane: Lane, meant: Consequences, *, now: datetime) -> None:
+        lane.take_condition(meant.condition, now=now)  # first: it lets go of an earlier hold
         if meant.held_for is not None:
             lane.hold(self._clock.boot() + meant.held_for.total_seconds(), until_at=now + meant.held_for)
-        if meant.disabled is not None:
+        if meant.disabled_for is not None:
             lane.hand_back()  # not to be called back by a look at its webhook from before that is written
-        told = tuple(event for event in events if event is not None)
-        return Settled(flight.delivery, attempt, meant.progress, flight.amends, told, disabling)
 
     def _occasion(self, now: datetime) -> Occasion:
         return occasion_of(self._chance.new_id("evt"), now)
@@ -270,7 +263,7 @@ class Dispatcher:
                 continue
             done.append(settled.delivery.id)
             # Set only now: while an id is known, a read passes over it, and its alarm would ring in vain.
-            if settled.progress.next_attempt_at is not None:
+            if settled.progress is not None and settled.progress.next_attempt_at is not None:
                 lane.look_not_later_than(boot + (settled.progress.next_attempt_at - now).total_seconds())
         if done:
             lane.recorded(done, boot=boot)

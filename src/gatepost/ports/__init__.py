@@ -5,7 +5,6 @@ Methods of stores raise StoreUnavailable when the store cannot be reached or wri
 
 from gatepost.ports.accounts import GroupStore, KeptAnswer, KeyedRequest, KeyStore, PeopleStore, RequestStore
 from gatepost.ports.lanes import (
-    Disabling,
     LaneAsk,
     LaneMark,
     LaneOutcomes,
@@ -22,7 +21,7 @@ from gatepost.ports.lanes import (
 from gatepost.ports.replays import Advanced, JobLease, Replayable, ReplayStore, Step
 from gatepost.ports.results import Page, Saved
 from gatepost.ports.retention import PurgeStep, RetentionStore
-from gatepost.ports.stats import StatsStore
+from gatepost.ports.stats import StatsQuery, StatsStore
 from gatepost.ports.tasks import (
     EventQuery,
     EventStore,
@@ -52,7 +51,6 @@ __all__ = [
     "DeliveryDetail",
     "DeliveryLog",
     "DeliveryQuery",
-    "Disabling",
     "Draws",
     "Dropped",
     "EngineHints",
@@ -88,6 +86,7 @@ __all__ = [
     "Saved",
     "Sender",
     "Settled",
+    "StatsQuery",
     "StatsStore",
     "Step",
     "Subscriptions",

@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol
 
 from gatepost.domain.deliveries import Attempt, Progress, QueuedDelivery
 from gatepost.domain.events import Event
-from gatepost.domain.health import WELL, Condition, DisabledReason
+from gatepost.domain.health import WELL, Condition
+from gatepost.domain.operator_events import Disabling
 from gatepost.domain.webhooks import Webhook
 
 
@@ -92,26 +93,20 @@ class LaneRead:
 
 
 @dataclass(frozen=True, slots=True)
-class Disabling:
-    """A webhook is to be disabled for what its receiver did to an attempt; `event` tells of it."""
-
-    reason: DisabledReason
-    event: Event
-
-
-@dataclass(frozen=True, slots=True)
 class Settled:
     """One attempt and what it means for its delivery, and for others.
 
-    Shape: `amends` when the attempt of this number was written ahead of sending and is now replaced; `events` are
-           operator events that tell of what the attempt has brought about.
+    Shape: `progress` is None for a failed probe, which moves nothing; `amends` when the attempt of this number was
+           written ahead of sending and is now replaced; `given_up` tells that its delivery was, and is told if this
+           attempt moves it; `of_health` tells how its webhook is.
     """
 
     delivery: QueuedDelivery
     attempt: Attempt
-    progress: Progress
+    progress: Progress | None
     amends: bool = False
-    events: tuple[Event, ...] = ()
+    given_up: Event | None = None
+    of_health: Event | None = None
     disabling: Disabling | None = None
 
 

@@ -12,7 +12,7 @@ from gatepost.adapters.storage.mongo_webhooks import TOLD_FIELDS, tell
 from gatepost.adapters.storage.rows import to_ms
 from gatepost.domain.deliveries import Attempt
 from gatepost.domain.errors import StoreUnavailable
-from gatepost.ports import Disabling
+from gatepost.domain.operator_events import Disabling
 
 _MOST_TRIES = 100
 

@@ -9,15 +9,12 @@ from gatepost.ports import Settled
 
 def without_response(settled: Settled) -> Settled:
     """Return an attempt that the store can hold in any case; what it means for the delivery stays."""
-    code = settled.progress.last_status_code
+    progress = settled.progress
     bare = replace(
         settled.attempt,
         outcome=Unreachable(ErrorClass.INTERNAL_ERROR, "the store could not hold the response"),
         duration=min(max(settled.attempt.duration, timedelta(0)), timedelta(days=1)),
     )
-    holds = code is None or 0 <= code < 2**31
-    return replace(
-        settled,
-        attempt=bare,
-        progress=settled.progress if holds else replace(settled.progress, last_status_code=None),
-    )
+    if progress is not None and not 0 <= (progress.last_status_code or 0) < 2**31:
+        progress = replace(progress, last_status_code=None)
+    return replace(settled, attempt=bare, progress=progress)

@@ -297,13 +297,16 @@ ATTEMPT_COLUMNS = (
 ATTEMPT_TYPES = "text bigint bigint text text bigint bigint text bigint bytea bytea bigint text text"
 
 
-def attempt_row(delivery_id: str, attempt: Attempt) -> Row:
-    """Raises: UnicodeEncodeError, for half a surrogate pair in a header."""
+def attempt_row(delivery_id: str, attempt: Attempt, *, moves: bool = True) -> Row:
+    """Return the row of an attempt; of those that move nothing there may be many with the same number.
+
+    Raises: UnicodeEncodeError, for half a surrogate pair in a header.
+    """
     return (
         delivery_id,
         attempt.number,
         1 if attempt.probe else 0,
-        attempt.id if attempt.probe and not isinstance(attempt.outcome, Accepted) else "",
+        "" if moves else attempt.id,
         attempt.id,
         to_ms(attempt.started_at),
         attempt.duration // _MICROSECOND,

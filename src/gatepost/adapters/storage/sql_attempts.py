@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from operator import itemgetter
-from typing import Any
+from typing import NamedTuple
 
 from gatepost.adapters.storage.recording import without_response
 from gatepost.adapters.storage.rows import (
@@ -35,7 +35,7 @@ from gatepost.adapters.storage.scripts import (
 )
 from gatepost.adapters.storage.sql_consequences import Told, disable_webhooks, lock_disabled, tell
 from gatepost.adapters.storage.sql_stats import counted
-from gatepost.domain.deliveries import QueuedDelivery
+from gatepost.domain.deliveries import QueuedDelivery, Status
 from gatepost.ports import LaneOutcomes, Saved, Settled
 
 # On PostgreSQL a plain update under the token's condition that waits for a row still writes after the token has moved:
@@ -47,7 +47,7 @@ WHERE webhook_id {IN_LIST} ORDER BY webhook_id {LOCKED}
 # An attempt is written only where it moves its delivery, and before that is moved. What is there already is recorded:
 # a batch whose COMMIT got lost is written again unharmed. CROSS JOIN: from the rows given, one look-up for each.
 _INSERT_ATTEMPTS = f"""
-WITH new ({ATTEMPT_COLUMNS}) AS (VALUES {{rows}})
+WITH new ({ATTEMPT_COLUMNS}, delivers) AS (VALUES {{rows}})
 INSERT INTO attempts ({ATTEMPT_COLUMNS})
 SELECT {", ".join(f"new.{column}" for column in ATTEMPT_COLUMNS.split(", "))}
 FROM new CROSS JOIN deliveries WHERE deliveries.id = new.delivery_id
@@ -55,9 +55,9 @@ FROM new CROSS JOIN deliveries WHERE deliveries.id = new.delivery_id
 # Not `IS NULL`: an index of the unfinished would be walked for what is to be looked up by id.
 # What was discarded while it was under way is delivered all the same, if it is.
 _OPEN = "(coalesce(deliveries.finished_at, 0) = 0 OR deliveries.dead_reason = 'discarded' AND {})"
-_ACCEPTED, _DELIVERED = "new.outcome = 'accepted'", "new.status = 'delivered'"
+_DELIVERS, _DELIVERED = "new.delivers = 1", "new.status = 'delivered'"
 ADD_ATTEMPTS = f"""
-{_INSERT_ATTEMPTS} AND deliveries.attempt_count = new.number - 1 AND {_OPEN.format(_ACCEPTED)}
+{_INSERT_ATTEMPTS} AND deliveries.attempt_count = new.number - 1 AND {_OPEN.format(_DELIVERS)}
 ON CONFLICT DO NOTHING
 """
 # The attempt written ahead of sending may have been the last one: what it finished is open to its own amendment, once.
@@ -65,7 +65,7 @@ _STILL_OPEN = f"""
 deliveries.last_error_class = 'internal_error' AND ({_OPEN} OR deliveries.dead_reason = 'attempts_exhausted')
 """
 REPLACE_ATTEMPTS = f"""
-{_INSERT_ATTEMPTS} AND deliveries.attempt_count = new.number AND {_STILL_OPEN.format(_ACCEPTED)}
+{_INSERT_ATTEMPTS} AND deliveries.attempt_count = new.number AND {_STILL_OPEN.format(_DELIVERS)}
 ON CONFLICT (delivery_id, number, probe_key) DO UPDATE SET
     id = excluded.id, started_at = excluded.started_at, duration_us = excluded.duration_us,
     outcome = excluded.outcome, status_code = excluded.status_code, headers = excluded.headers,
@@ -88,22 +88,39 @@ UPDATE lanes SET unclean = 0, {", ".join(f"{column} = clean.{column}" for column
 FROM clean WHERE lanes.webhook_id = clean.webhook_id
 """
 
+ADD_TYPES = f"{ATTEMPT_TYPES} bigint"
 MOVE_TYPES = f"text bigint {PROGRESS_TYPES}"
 CLEAN_TYPES = f"text bigint bigint {CONDITION_TYPES}"
 _ROWS_OF = (ADD_ATTEMPTS, MOVE, REPLACE_ATTEMPTS, AMEND)
 
 
+class Kept(NamedTuple):
+    """What a lane's next owner is to know, in the order of `_KEPT`."""
+
+    window: int
+    hold_until: int
+    streak: int
+    failing_since: int | None
+    suspended_at: int | None
+    draining: int
+
+
+class Standing(NamedTuple):
+    """A lane as it is stored, in the order of `STANDING`."""
+
+    token: int
+    unclean: int
+    enabled_at: int
+    kept: Kept
+
+
 @dataclass(frozen=True, slots=True)
 class LaneRows:
-    """What is to be written of one lane.
-
-    Shape: `rows` by their statement; `kept` is what its next owner is to know, if the webhook was enabled last at
-           `enabled_at`.
-    """
+    """What is to be written of one lane. Shape: `rows` by their statement; `kept` counts since `enabled_at` only."""
 
     outcomes: LaneOutcomes
     rows: dict[str, list[Row]]
-    kept: Row
+    kept: Kept
     enabled_at: int | None
 
 
@@ -155,17 +172,14 @@ def _rounds(batch: Sequence[LaneOutcomes]) -> list[Sequence[LaneOutcomes]]:
 def _rows_of(outcomes: LaneOutcomes) -> LaneRows:
     rows: dict[str, list[Row]] = {sql: [] for sql in _ROWS_OF}
     for each in outcomes.settled:
-        delivery_id, attempt, progress = each.delivery.id, each.attempt, each.progress
-        row = attempt_row(delivery_id, attempt)
-        if each.amends:
-            rows[REPLACE_ATTEMPTS].append(row)
-            rows[AMEND].append((delivery_id, attempt.number, *progress_values(progress)))
-            continue
-        rows[ADD_ATTEMPTS].append(row)
-        # A failed probe counts for nothing and moves nothing; one that got through finishes its delivery.
-        if not attempt.probe or progress.finished_at is not None:
-            rows[MOVE].append((delivery_id, attempt.number - 1, *progress_values(progress)))
-    kept = (outcomes.window, to_ms_or_none(outcomes.held_until) or 0, *condition_row(outcomes.condition))
+        delivery_id, number, progress = each.delivery.id, each.attempt.number, each.progress
+        delivers = progress is not None and progress.status is Status.DELIVERED
+        attempt = (*attempt_row(delivery_id, each.attempt, moves=progress is not None), int(delivers))
+        rows[REPLACE_ATTEMPTS if each.amends else ADD_ATTEMPTS].append(attempt)
+        if progress is not None:
+            expected = number if each.amends else number - 1
+            rows[AMEND if each.amends else MOVE].append((delivery_id, expected, *progress_values(progress)))
+    kept = Kept(outcomes.window, to_ms_or_none(outcomes.held_until) or 0, *condition_row(outcomes.condition))
     return LaneRows(outcomes, rows, kept, to_ms_or_none(outcomes.enabled_at))
 
 
@@ -183,10 +197,13 @@ def _write_lanes(lanes: Sequence[LaneRows]) -> Script[Recorded]:
     yield from lock_disabled([lane.outcomes for lane in lanes])
     ids = {lane.outcomes.webhook_id for lane in lanes}
     rows = yield fetch(STANDING, (listed(sorted(ids)),))
-    stored = {webhook_id: row for webhook_id, *row in rows}
+    stored = {
+        webhook_id: Standing(token, unclean, enabled_at, Kept(*kept))
+        for webhook_id, token, unclean, enabled_at, *kept in rows
+    }
     standing = [lane for lane in lanes if _stands(lane, stored)]
     moved = yield from _write_attempts(standing)
-    cleaned = [row for row in (_cleaned(lane, stored) for lane in standing) if row is not None]
+    cleaned = [row for lane in standing if (row := _cleaned(lane, stored[lane.outcomes.webhook_id])) is not None]
     if cleaned:
         yield execute_many(CLEAN, sorted(cleaned, key=itemgetter(0)), CLEAN_TYPES)
     outcomes = [lane.outcomes for lane in standing]
@@ -197,9 +214,9 @@ def _write_lanes(lanes: Sequence[LaneRows]) -> Script[Recorded]:
     return Recorded(Saved.DONE, queued, ids - {each.webhook_id for each in outcomes})
 
 
-def _stands(lane: LaneRows, stored: Mapping[str, Sequence[Any]]) -> bool:
+def _stands(lane: LaneRows, stored: Mapping[str, Standing]) -> bool:
     row = stored.get(lane.outcomes.webhook_id)
-    return row is not None and row[0] == lane.outcomes.token
+    return row is not None and row.token == lane.outcomes.token
 
 
 def _write_attempts(lanes: Sequence[LaneRows]) -> Script[set[str]]:
@@ -209,36 +226,33 @@ def _write_attempts(lanes: Sequence[LaneRows]) -> Script[set[str]]:
     """
     added, moves, replaced, amended = ([row for lane in lanes for row in lane.rows[sql]] for sql in _ROWS_OF)
     moved: set[str] = set()
-    are_new = bool(added) and (yield execute_many(ADD_ATTEMPTS, added, ATTEMPT_TYPES)) == len(added)
+    are_new = bool(added) and (yield execute_many(ADD_ATTEMPTS, added, ADD_TYPES)) == len(added)
     if moves and are_new:
         yield execute_many(MOVE, moves, MOVE_TYPES)
         moved |= {row[0] for row in moves}
     elif moves:
         moved |= {delivery_id for (delivery_id,) in (yield fetch_many(MOVE_SOME, moves, MOVE_TYPES))}
     if replaced:
-        yield execute_many(REPLACE_ATTEMPTS, replaced, ATTEMPT_TYPES)
+        yield execute_many(REPLACE_ATTEMPTS, replaced, ADD_TYPES)
         moved |= {delivery_id for (delivery_id,) in (yield fetch_many(AMEND_SOME, amended, MOVE_TYPES))}
     return moved
 
 
-def _cleaned(lane: LaneRows, stored: Mapping[str, Sequence[Any]]) -> Row | None:
+def _cleaned(lane: LaneRows, before: Standing) -> Row | None:
     """Return what is to be written of the lane itself; None when it stands there already.
 
     What was seen of a receiver before its webhook was enabled is not kept, nor is a disabled one's lane set free.
     """
-    _, unclean, enabled_at, *before = stored[lane.outcomes.webhook_id]
-    hold_until = before[1]
-    is_current = enabled_at == lane.enabled_at and hold_until < NEVER_MS
-    after = list(lane.kept) if is_current else [lane.kept[0], *before[1:]]
-    return (lane.outcomes.webhook_id, *after) if unclean or after != before else None
+    is_current = before.enabled_at == lane.enabled_at and before.kept.hold_until < NEVER_MS
+    after = lane.kept if is_current else before.kept._replace(window=lane.kept.window)
+    return (lane.outcomes.webhook_id, *after) if before.unclean or after != before.kept else None
 
 
 def _told(batch: Sequence[LaneOutcomes], moved: Set[str]) -> list[Told]:
-    """Return the events to tell: that a delivery was given up only if it was, and not discarded before, say."""
     return [
         (event, outcomes.webhook_id)
         for outcomes in batch
         for each in outcomes.settled
-        for event in each.events
-        if each.delivery.id in moved or not event.event.startswith("delivery.")
+        for event in (each.given_up if each.delivery.id in moved else None, each.of_health)
+        if event is not None
     ]
