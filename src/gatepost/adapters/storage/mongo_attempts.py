@@ -139,7 +139,7 @@ async def _write(settled: Iterable[Settled], mongo: Mongo) -> None:
             raise Unstorable(said_by(error)) from error
         is_whole = written.matched_count == len(part)
         moved = part if is_whole else await _moved(mongo, part, stamp)
-        await count(mongo, [each for each in moved if not _is_failed_probe(each)])
+        await count(mongo, [each for each in moved if each.progress is not None])
 
 
 def _is_of_the_document(error: BulkWriteError) -> bool:
@@ -176,13 +176,13 @@ def _rounds(settled: Iterable[Settled]) -> list[list[Settled]]:
 
 async def _bring_about(mongo: Mongo, settled: Sequence[Settled]) -> None:
     """Write what attempts mean for others, before they are recorded: done twice it does no harm."""
-    telling = [each for each in settled if each.events]
+    telling = [each for each in settled if each.given_up or each.of_health]
     move = await several(lambda each: _moves(mongo, each), telling)
     told = [
         (event, each.delivery.webhook_id)
         for each, is_moved in zip(telling, move, strict=True)
-        for event in each.events
-        if is_moved or not event.event.startswith("delivery.")
+        for event in (each.given_up if is_moved else None, each.of_health)
+        if event is not None
     ]
     await emit_operator_events(mongo, told)
     for each in settled:
@@ -197,7 +197,7 @@ async def _moves(mongo: Mongo, settled: Settled) -> bool:
 
 async def _probes_kept(mongo: Mongo, settled: Iterable[Settled]) -> dict[str, list[str]]:
     """Return the ids of the failed probes that deliveries have, the newest first, where there is one more."""
-    probed = [each.delivery for each in settled if _is_failed_probe(each)]
+    probed = [each.delivery for each in settled if each.progress is None]
     kept: dict[str, list[str]] = {}
     for delivery in probed:
         key = {"_id": delivery.id, "webhook_id": delivery.webhook_id, "id": delivery.id}
@@ -213,7 +213,7 @@ def _update(settled: Settled, probes: Sequence[str], stamp: str) -> UpdateOne:
     Raises: UnicodeEncodeError, for half a surrogate pair in a header.
     """
     asked, attempt = _awaiting(settled), settled.attempt
-    if _is_failed_probe(settled):  # it moves nothing
+    if settled.progress is None:  # a probe that failed
         change: Document = {"$set": {f"probes.{attempt.id}": attempt_document(attempt)}}
         if attempt.id not in probes and (oldest := probes[_MOST_PROBES - 1 :]):
             change["$unset"] = {f"probes.{each}": "" for each in oldest}
@@ -225,7 +225,8 @@ def _update(settled: Settled, probes: Sequence[str], stamp: str) -> UpdateOne:
 def _awaiting(settled: Settled) -> Document:
     """Return what finds the delivery of an attempt as long as that can be recorded."""
     delivery, attempt = settled.delivery, settled.attempt
-    open_to = [OPEN, DISCARDED] if settled.progress.status is Status.DELIVERED else [OPEN]
+    delivers = settled.progress is not None and settled.progress.status is Status.DELIVERED
+    open_to = [OPEN, DISCARDED] if delivers else [OPEN]
     asked: Document = {
         "_id": delivery.id,
         "webhook_id": delivery.webhook_id,
@@ -239,11 +240,6 @@ def _awaiting(settled: Settled) -> Document:
         written_ahead = {"last_error_class": ErrorClass.INTERNAL_ERROR.value}
         asked |= {"attempt_count": attempt.number, "open": {"$in": [*open_to, EXHAUSTED]}, **written_ahead}
     return asked
-
-
-def _is_failed_probe(settled: Settled) -> bool:
-    """Say whether an attempt counts for nothing; a probe that got through finishes its delivery."""
-    return settled.attempt.probe and settled.progress.finished_at is None
 
 
 # --- lanes ---------------------------------------------------------------------------------------------------
