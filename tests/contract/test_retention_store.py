@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+import pytest
 from tests.builders import (
     GROUP_ID,
     accepted,
@@ -13,7 +14,6 @@ from tests.builders import (
     make_event,
     make_group,
     make_job,
-    make_progress,
     make_settled,
     make_webhook,
     new_id,
@@ -44,7 +44,7 @@ from tests.contract.steps import (
 )
 from tests.fakes import NOW
 
-from gatepost.domain.deliveries import Delivery, Status, replayed
+from gatepost.domain.deliveries import Delivery, replayed
 from gatepost.domain.outcomes import response_of
 from gatepost.domain.replays import JobStatus, ReplayJob
 from gatepost.domain.retention import Kept
@@ -188,7 +188,7 @@ async def test_bodies_go_and_what_they_came_with_stays(store: Store) -> None:
 async def test_bodies_go_of_all_attempts_of_dead_letters_and_of_probes(store: Store) -> None:
     _, lane, delivery, queued = await leased_with_one(store)
     probe = make_attempt(outcome=refused(503), probe=True)
-    await record_settled(store, lane, make_settled(queued, attempt=probe, progress=make_progress(status=Status.FAILED)))
+    await record_settled(store, lane, make_settled(queued, attempt=probe, progress=None))
     await record(store, lane, queued, refused(503))
     await record_settled(store, lane, make_settled(replace(queued, attempt_count=1), refused(500), policy=ONE_ATTEMPT))
 
@@ -344,6 +344,29 @@ async def test_an_event_that_nobody_wanted_goes_when_it_is_old_enough(store: Sto
     assert await store.routing(GROUP_ID, event_id) is None
     assert (await store.events(GROUP_ID, EventQuery(task_id=task.id), limit=10, before=None)).items == []
     assert await store.task(GROUP_ID, task.id) == task
+
+
+@pytest.mark.parametrize("event_id", ["order-1", "zzz", "A", "evt_0"])
+async def test_a_published_event_goes_by_its_age_whatever_its_id(store: Store, event_id: str) -> None:
+    await publish(store, make_event(id=event_id, event="order.paid", tasks=()))
+
+    assert (await purge(store, Kept.EVENTS, before=NOW)).rows == 0
+    assert (await purge(store, Kept.EVENTS)).rows == 1
+
+    assert await events_listed(store) == []
+
+
+async def test_an_event_is_not_held_by_what_another_group_is_owed_for_one_of_the_same_id(store: Store) -> None:
+    other = make_group(id=new_id("grp"), name="Another shift")
+    await store.add_group(other)
+    webhook = await add_webhook(store)
+    held, free = (make_event(id="order-1", event="order.paid", group_id=each) for each in (GROUP_ID, other.id))
+    await publish(store, held, make_delivery(held, webhook))
+    await publish(store, free)
+
+    assert (await purge(store, Kept.EVENTS)).rows == 1
+
+    assert await events_listed(store) == [held.id]
 
 
 async def test_events_of_all_groups_go(store: Store) -> None:

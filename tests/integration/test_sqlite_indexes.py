@@ -4,6 +4,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 from tests.integration.sql_lists import LISTS
@@ -73,6 +74,7 @@ ENGINE_QUERIES: dict[str, tuple[str, int, list[str]]] = {
     "lane marks": (sql_webhooks.LANE_MARKS, 0, ["PRIMARY KEY", "PRIMARY KEY"]),
 }
 DELIVERIES_BY_ID = "deliveries USING PRIMARY KEY (id>? AND id<?)"
+EVENTS_BY_AGE = "events_of_group (group_id=? AND created_at>? AND created_at<?)"
 PURGES: dict[str, tuple[str, int, list[str]]] = {
     "move some": (sql_attempts.MOVE_SOME, 11, ["PRIMARY KEY"]),
     "amend some": (sql_attempts.AMEND_SOME, 11, ["PRIMARY KEY"]),
@@ -91,8 +93,9 @@ PURGES: dict[str, tuple[str, int, list[str]]] = {
     "strip attempts": (sql_retention.STRIP, 0, ["attempts_of_delivery (delivery_id=?)"]),
     "remove attempts": (sql_retention.REMOVE_ATTEMPTS, 0, ["attempts_of_delivery (delivery_id=?)"]),
     "remove deliveries": (sql_retention.REMOVE_DELIVERIES, 0, ["PRIMARY KEY (id=?)"]),
-    "part of events": (sql_retention.PART_OF_EVENTS, 0, ["sqlite_autoindex_events_1 ((group_id,id)>(?,?))"]),
-    "old events": (sql_retention.OLD_EVENTS, 0, ["sqlite_autoindex_events_1 ((group_id,id)", "deliveries_of_event"]),
+    "next group": (sql_retention.NEXT_GROUP, 0, ["PRIMARY KEY (id>?)"]),
+    "part of events": (sql_retention.PART_OF_EVENTS, 0, [f"COVERING INDEX {EVENTS_BY_AGE}"]),
+    "old events": (sql_retention.OLD_EVENTS, 0, [EVENTS_BY_AGE, "deliveries_of_event (event_id=?)"]),
     "lock events": (sql_retention.LOCK_EVENTS, 2, ["sqlite_autoindex_events_1 (group_id=? AND id=?)"]),
     "remove events": (
         sql_retention.REMOVE_EVENTS,
@@ -235,6 +238,33 @@ def test_no_more_of_the_stats_is_read_than_is_added_up(migrated: sqlite3.Connect
 
     reading = steps[steps.index("CO-ROUTINE found") : steps.index("SCAN found")]
     assert not [step for step in reading if "TEMP B-TREE" in step]
+
+
+def test_old_events_that_were_looked_at_are_not_looked_at_again(migrated: sqlite3.Connection) -> None:
+    rows = [("g", f"order-{n}", n) for n in range(5_000)]
+    adding = "INSERT INTO events VALUES (?, ?, 'order.paid', ?, NULL, 'app', 1, '', 0, '')"
+    migrated.execute("BEGIN")
+    migrated.executemany(adding, rows)
+
+    at_once = steps_of(migrated, sql_retention.PART_OF_EVENTS, ("g", 0, 5_000, 9))
+    later = steps_of(migrated, sql_retention.PART_OF_EVENTS, ("g", 4_500, 5_000, 9))
+
+    migrated.execute("ROLLBACK")
+    assert later == at_once
+
+
+def steps_of(connection: sqlite3.Connection, sql: str, params: tuple[Any, ...]) -> int:
+    """Run a query; return how many steps of SQLite's machine that takes."""
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    connection.set_progress_handler(step, 1)
+    connection.execute(sql, params).fetchall()
+    connection.set_progress_handler(None, 0)
+    return steps
 
 
 def plan_of(connection: sqlite3.Connection, sql: str) -> list[str]:

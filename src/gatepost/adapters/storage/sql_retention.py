@@ -1,8 +1,8 @@
 """Letting go of what is old, in SQL, a little at a time.
 
-Each step looks for rows as a reader does, along their ids, which sort by time. Only what it has found is written, in a
-transaction of its own, once it is locked and seen to be still what it was: whoever delivers never waits for a search,
-and for some hundreds of rows at most.
+Each step looks for rows as a reader does, along their ids, which sort by time, or along their time. Only what it has
+found is written, in a transaction of its own, once it is locked and seen to be still what it was: whoever delivers never
+waits for a search, and for some hundreds of rows at most.
 """
 
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ from gatepost.ports import PurgeStep
 
 MOST_ROWS = 500  # that one step removes or changes
 MOST_SEEN = 5000  # that it looks at
+GROUPS_AT_ONCE = 100  # most of them have nothing that is old
 
 # Who has the job: upon a clock stepped back, neither a lease nor an end in the future keeps anybody from it.
 LEASE_JOB = """
@@ -64,15 +65,16 @@ REMOVE_DELIVERIES = f"DELETE FROM deliveries WHERE id {IN_LIST}"
 
 # --- events --------------------------------------------------------------------------------------------------
 
-PART_OF_EVENTS = """
-SELECT group_id, id FROM events WHERE (group_id, id) > (?, ?) ORDER BY group_id, id LIMIT 1 OFFSET ?
+NEXT_GROUP = "SELECT id FROM groups WHERE id > ? ORDER BY id LIMIT 1"
+# Others choose the ids of their events, so that age is what these are walked by. The moment to begin at comes first:
+# of two lower bounds SQLite begins at the one that it reads first, and the other one is the condition of the index.
+_OLD_ONES_OF_GROUP = "FROM events WHERE group_id = ? AND created_at >= ? AND created_at <= ? AND created_at >= 0"
+PART_OF_EVENTS = f"SELECT created_at {_OLD_ONES_OF_GROUP} ORDER BY created_at LIMIT 1 OFFSET ?"
+# Other groups may have an event of this id: `|| ''` keeps the planner from walking the group's deliveries.
+_NO_DELIVERIES = """
+(SELECT id FROM deliveries WHERE event_id = events.id AND group_id || '' = events.group_id LIMIT 1) IS NULL
 """
-_NO_DELIVERIES = "(SELECT id FROM deliveries WHERE event_id = events.id LIMIT 1) IS NULL"
-OLD_EVENTS = f"""
-SELECT group_id, id FROM events
-WHERE (group_id, id) > (?, ?) AND (group_id, id) <= (?, ?) AND id < ? AND created_at < ? AND {_NO_DELIVERIES}
-ORDER BY group_id, id LIMIT ?
-"""
+OLD_EVENTS = f"SELECT id, created_at {_OLD_ONES_OF_GROUP} AND {_NO_DELIVERIES} ORDER BY created_at LIMIT ?"
 # Locked by a statement of its own: the one after it sees a replay that had them locked before, as it reads their bytes.
 LOCK_EVENTS = f"""
 WITH old (group_id, id) AS (VALUES {{rows}})
@@ -90,7 +92,6 @@ DELETE FROM event_tasks
 WHERE (group_id, task_id, version, event_id) IN (SELECT group_id, task_id, version, event_id FROM old)
 """
 EVENT_TASK_TYPES = "text text bigint text"
-_AFTER_ALL = ("~", "~")  # sorts after every id
 
 # --- bulk replays --------------------------------------------------------------------------------------------
 
@@ -182,16 +183,23 @@ def _purge_deliveries(kept: Kept, old: Sequence[str], before: int) -> Script[int
 
 
 def _old_events(before: datetime, after: str) -> Script[tuple[Sequence[Row], str | None]]:
-    group_id, _, event_id = after.partition(" ")
-    part = yield fetch(PART_OF_EVENTS, (group_id, event_id, MOST_SEEN - 1))
-    last = tuple(part[0]) if part else None
-    old = yield fetch(
-        OLD_EVENTS,
-        (group_id, event_id, *(last or _AFTER_ALL), first_id("evt", before), to_ms(before), MOST_ROWS),
-    )
-    if len(old) == MOST_ROWS:
-        last = tuple(old[-1])
-    return [tuple(row) for row in old], None if last is None else " ".join(last)
+    """Look for old events, group by group. `after` names a group, and from when on to look in it; ended, without."""
+    group_id, _, begin = after.partition(" ")
+    for _ in range(GROUPS_AT_ONCE):
+        if not begin:
+            following = yield fetch(NEXT_GROUP, (group_id,))
+            if not following:
+                return [], None
+            [(group_id,)], begin = following, "0"
+        part = yield fetch(PART_OF_EVENTS, (group_id, int(begin), to_ms(before) - 1, MOST_SEEN - 1))
+        end = part[0][0] if part else to_ms(before) - 1
+        old = yield fetch(OLD_EVENTS, (group_id, int(begin), end, MOST_ROWS))
+        begin = str(end + 1) if part else ""
+        if len(old) == MOST_ROWS:  # others may be of the same moment
+            begin = str(old[-1][1])
+        if old or part:
+            return [(group_id, event_id) for event_id, _ in old], f"{group_id} {begin}"
+    return [], f"{group_id} "
 
 
 def _purge_events(old: Sequence[Row]) -> Script[int]:

@@ -162,8 +162,8 @@ CREATE TABLE events (
     PRIMARY KEY (group_id, id)
 );
 
--- What people list, newest first. Its condition holds for every event, and only the list names it: without one,
--- PostgreSQL would walk this index to look up an event by its id.
+-- What people list, newest first, and retention lets go of, oldest first. Its condition holds for every event, and only
+-- these two name it: without one, PostgreSQL would walk this index to look up an event by its id.
 CREATE INDEX events_of_group ON events (group_id, created_at) WHERE created_at >= 0;
 
 -- Which events are about a task: `events.tasks` from the task's side.
