@@ -1,7 +1,7 @@
 """Every method that takes a group first sees and changes that group only."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Protocol
@@ -46,11 +46,11 @@ from gatepost.domain.events import Event
 from gatepost.domain.groups import ApiKey, Role
 from gatepost.domain.people import User
 from gatepost.domain.replays import ReplayFilter, ReplayJob
-from gatepost.domain.stats import BUCKET, Bucket, start_of_step
+from gatepost.domain.stats import BUCKET, Bucket, start_of_bucket
 from gatepost.domain.swaps import Swap, SwapApproval
 from gatepost.domain.tasks import Task
 from gatepost.domain.webhooks import Webhook, with_changes
-from gatepost.ports import DeliveryQuery, EventQuery, Page, Saved, TaskQuery
+from gatepost.ports import DeliveryQuery, EventQuery, Page, Saved, StatsQuery, TaskQuery
 
 PORTS = [port for port in vars(ports).values() if Protocol in getattr(port, "__bases__", ())]
 NOTHING = Page(items=[], next_cursor=None)
@@ -158,9 +158,10 @@ async def count_their_deliveries(store: Store, stranger: str, theirs: Belongings
     return found.count, list(found.sample)
 
 
-async def counted(store: Store, group: str, theirs: Belongings) -> Sequence[Bucket]:
-    start = start_of_step(NOW, HOUR)
-    return await store.stats(group, webhook_id=theirs.webhook.id, start=start, end=start + HOUR, step=BUCKET)
+async def counted(store: Store, group: str, theirs: Belongings) -> Page[Bucket]:
+    start = start_of_bucket(NOW, HOUR)
+    asked = StatsQuery(start, start + HOUR, BUCKET, theirs.webhook.id)
+    return await store.stats(group, asked, limit=10, most_read=100, before=None)
 
 
 async def add_their_job(store: Store, stranger: str, theirs: Belongings) -> object:
@@ -250,7 +251,7 @@ ASKED: dict[str, tuple[Call, object]] = {
         0,
     ),
     "add_test": (send_a_test, None),
-    "stats": (lambda store, group, theirs: listed(counted(store, group, theirs)), []),
+    "stats": (lambda store, group, theirs: paged(counted(store, group, theirs)), NOTHING),
     "count_replayable": (count_their_deliveries, (0, [])),
     "add_job": (add_their_job, None),
     "job": (lambda store, group, theirs: store.job(group, theirs.webhook.id, theirs.job.id), None),

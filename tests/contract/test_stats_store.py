@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +12,6 @@ from tests.builders import (
     make_attempt,
     make_group,
     make_outcomes,
-    make_progress,
     make_settled,
     new_id,
     refused,
@@ -25,6 +24,7 @@ from tests.contract.steps import (
     add_webhook,
     emit_many,
     emit_one,
+    ids,
     lease_one,
     leased_with_one,
     read,
@@ -33,20 +33,60 @@ from tests.contract.steps import (
 )
 from tests.fakes import NOW
 
-from gatepost.domain.deliveries import Status
+from gatepost.domain.errors import InvalidInput
 from gatepost.domain.outcomes import ErrorClass, Outcome
 from gatepost.domain.retry import ONE_ATTEMPT
-from gatepost.domain.stats import BUCKET, Bucket, bin_of, start_of_step
+from gatepost.domain.stats import BOUNDS_MS, BUCKET, Bucket, bin_of, start_of_bucket
+from gatepost.domain.webhooks import Webhook
+from gatepost.ports import StatsQuery
 
 MINUTE = 60 * SECOND
-STARTED = start_of_step(NOW, BUCKET)
+STARTED = start_of_bucket(NOW, BUCKET)
+OF_ALL_BINS = [timedelta(milliseconds=bound - 1) for bound in BOUNDS_MS]
 
 
-async def stats(store: Store, **asked: Any) -> Sequence[Bucket]:
-    """Return what was counted around now."""
-    start = start_of_step(NOW - HOUR, HOUR)
-    asked = {"group_id": GROUP_ID, "webhook_id": None, "start": start, "end": start + 4 * HOUR, "step": BUCKET} | asked
-    return await store.stats(asked.pop("group_id"), **asked)
+def around_now(**asked: Any) -> StatsQuery:
+    start = start_of_bucket(NOW - HOUR, HOUR)
+    return replace(StatsQuery(start=start, end=start + 4 * HOUR, width=BUCKET), **asked)
+
+
+async def stats(store: Store, group_id: str = GROUP_ID, **asked: Any) -> Sequence[Bucket]:
+    """Return what was counted around now, when that is one page."""
+    page = await store.stats(group_id, around_now(**asked), limit=50, most_read=1000, before=None)
+    assert page.next_cursor is None
+    return page.items
+
+
+async def pages(store: Store, *, limit: int = 50, most_read: int = 1000, **asked: Any) -> list[Sequence[Bucket]]:
+    """Return what was counted around now, page by page."""
+    found: list[Sequence[Bucket]] = []
+    before: str | None = None
+    while not found or before is not None:
+        page = await store.stats(GROUP_ID, around_now(**asked), limit=limit, most_read=most_read, before=before)
+        found.append(page.items)
+        before = page.next_cursor
+    return found
+
+
+async def webhook_with_attempts(
+    store: Store, *moments: datetime, durations: Sequence[timedelta] = (timedelta(0),)
+) -> Webhook:
+    """Return a webhook with an attempt that failed of each duration at each of the moments."""
+    webhook = await add_webhook(store)
+    failed = [make_attempt(outcome=refused(503), started_at=at, duration=each) for at in moments for each in durations]
+    await emit_many(store, webhook, len(failed))
+    lane = await lease_one(store, webhook)
+    deliveries = (await read(store, webhook, limit=len(failed))).deliveries
+    settled = [
+        make_settled(queued, attempt.outcome, attempt=attempt)
+        for queued, attempt in zip(deliveries, failed, strict=True)
+    ]
+    await record_settled(store, lane, *settled)
+    return webhook
+
+
+def every_bucket(start: datetime, count: int) -> list[datetime]:
+    return [start + number * BUCKET for number in range(count)]
 
 
 def numbers(buckets: Sequence[Bucket]) -> list[tuple[int, int, int]]:
@@ -110,8 +150,8 @@ async def test_batches_add_up_in_the_bucket_that_each_attempt_began_in(store: St
         await record(store, lane, queued, refused(503), at=at)
 
     buckets = await stats(store)
-    assert [each.start_at for each in buckets] == [STARTED, STARTED + BUCKET]
-    assert numbers(buckets) == [(0, 3, 0), (0, 1, 0)]
+    assert [each.start_at for each in buckets] == [STARTED + BUCKET, STARTED]
+    assert numbers(buckets) == [(0, 1, 0), (0, 3, 0)]
 
 
 async def test_what_is_recorded_again_is_not_counted_again(store: Store) -> None:
@@ -143,9 +183,8 @@ async def test_a_lane_that_is_lost_counts_nothing(store: Store) -> None:
 
 async def test_a_probe_that_failed_counts_for_nothing_and_one_that_got_through_counts(store: Store) -> None:
     _, lane, _, queued = await leased_with_one(store)
-    unmoved = make_progress(status=Status.FAILED)
     failed = make_attempt(outcome=refused(503), probe=True)
-    await record_settled(store, lane, make_settled(queued, attempt=failed, progress=unmoved))
+    await record_settled(store, lane, make_settled(queued, attempt=failed, progress=None))
     assert await stats(store) == []
 
     await record_settled(store, lane, make_settled(queued, attempt=make_attempt(probe=True)))
@@ -185,20 +224,15 @@ async def test_a_last_attempt_written_ahead_is_counted_once_by_its_amendment(
     assert numbers(await stats(store)) == [numbered]
 
 
-async def test_steps_add_up_what_lies_in_them(store: Store) -> None:
-    webhook = await add_webhook(store)
-    await emit_many(store, webhook, 3)
-    lane = await lease_one(store, webhook)
-    hour = start_of_step(NOW, HOUR)
-    moments = (hour, hour + 59 * MINUTE, hour + 60 * MINUTE)
-    for queued, at in zip((await read(store, webhook)).deliveries, moments, strict=True):
-        await record(store, lane, queued, refused(503), at=at)
+async def test_wide_buckets_add_up_what_lies_in_them(store: Store) -> None:
+    hour = start_of_bucket(NOW, HOUR)
+    await webhook_with_attempts(store, hour, hour + 59 * MINUTE, hour + 60 * MINUTE)
 
-    buckets = await stats(store, step=HOUR)
+    buckets = await stats(store, width=HOUR)
 
-    assert [each.start_at for each in buckets] == [hour, hour + HOUR]
-    assert numbers(buckets) == [(0, 2, 0), (0, 1, 0)]
-    assert [sum(each.tally.latencies) for each in buckets] == [2, 1]
+    assert [each.start_at for each in buckets] == [hour + HOUR, hour]
+    assert numbers(buckets) == [(0, 1, 0), (0, 2, 0)]
+    assert [sum(each.tally.latencies) for each in buckets] == [1, 2]
 
 
 async def test_the_start_belongs_to_what_is_asked_for_and_the_end_does_not(store: Store) -> None:
@@ -211,14 +245,9 @@ async def test_the_start_belongs_to_what_is_asked_for_and_the_end_does_not(store
 
 
 async def test_webhooks_are_told_apart_the_newest_first(store: Store) -> None:
-    webhooks = [await add_webhook(store) for _ in range(3)]
-    for webhook in webhooks:
-        await emit_one(store, webhook)
-        lane = await lease_one(store, webhook)
-        for queued in (await read(store, webhook)).deliveries:
-            await record(store, lane, queued, refused(503))
+    webhooks = [await webhook_with_attempts(store, NOW) for _ in range(3)]
 
-    assert [each.webhook_id for each in await stats(store)] == [each.id for each in reversed(webhooks)]
+    assert [each.webhook_id for each in await stats(store)] == ids(webhooks)[::-1]
     assert [each.webhook_id for each in await stats(store, webhook_id=webhooks[1].id)] == [webhooks[1].id]
 
 
@@ -246,3 +275,79 @@ async def test_other_groups_and_deleted_webhooks_are_not_shown(store: Store) -> 
     assert await stats(store, group_id=other.id, webhook_id=webhook.id) == []
     await store.delete_webhook(GROUP_ID, webhook.id, now=NOW)
     assert await stats(store) == []
+
+
+# --- pages ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_page_has_so_many_webhooks_with_or_without_counts(store: Store) -> None:
+    oldest = await webhook_with_attempts(store, NOW, NOW + BUCKET)
+    for _ in range(2):
+        await add_webhook(store)
+    newest = [await webhook_with_attempts(store, NOW) for _ in range(2)]
+
+    found = await pages(store, limit=2)
+
+    assert [[each.webhook_id for each in page] for page in found] == [ids(newest)[::-1], [], [oldest.id, oldest.id]]
+
+
+async def test_a_page_that_is_the_last_one_says_so(store: Store) -> None:
+    for _ in range(4):
+        await webhook_with_attempts(store, NOW)
+
+    assert [len(page) for page in await pages(store, limit=2)] == [2, 2]
+    assert [len(page) for page in await pages(store, limit=4)] == [4]
+
+
+@pytest.mark.parametrize("width", [BUCKET, 2 * BUCKET])
+async def test_what_one_webhook_has_too_much_of_takes_a_page_for_each_whole_bucket(
+    store: Store, width: timedelta
+) -> None:
+    start = start_of_bucket(NOW, HOUR)
+    older, busy = [await webhook_with_attempts(store, *every_bucket(start, 4), durations=OF_ALL_BINS) for _ in range(2)]
+
+    found = await pages(store, width=width, most_read=width // BUCKET + 1)
+
+    assert [each for page in found for each in page] == await stats(store, width=width)
+    newest_first = [start + number * width for number in range(4 * BUCKET // width)][::-1]
+    assert [[(each.webhook_id, each.start_at) for each in page] for page in found if page] == [
+        [(webhook.id, start_at)] for webhook in (busy, older) for start_at in newest_first
+    ]
+
+
+async def test_what_does_not_fit_into_a_page_any_more_is_left_to_the_next_one_as_a_whole(store: Store) -> None:
+    moments = every_bucket(STARTED, 3)
+    webhooks = [await webhook_with_attempts(store, *moments, durations=OF_ALL_BINS) for _ in range(3)]
+
+    found = await pages(store, most_read=4)
+
+    assert [[each.webhook_id for each in page] for page in found] == [[each.id] * 3 for each in webhooks[::-1]]
+
+
+async def test_a_webhook_deleted_in_the_middle_of_its_pages_leaves_the_next_one_whole(store: Store) -> None:
+    older = await webhook_with_attempts(store, STARTED, STARTED + 9 * BUCKET)
+    busy = await webhook_with_attempts(store, *every_bucket(STARTED, 3), durations=OF_ALL_BINS)
+    first = await store.stats(GROUP_ID, around_now(), limit=50, most_read=2, before=None)
+    assert [each.webhook_id for each in first.items] == [busy.id]
+
+    await store.delete_webhook(GROUP_ID, busy.id, now=NOW)
+
+    rest = await store.stats(GROUP_ID, around_now(), limit=50, most_read=1000, before=first.next_cursor)
+    assert [each.webhook_id for each in rest.items] == [older.id, older.id]
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "wh_1", f"wh_{'0' * 32}.", f"wh_{'0' * 32}.-1", f"wh_{'0' * 32}.{'9' * 14}"]
+)
+async def test_a_cursor_that_no_page_gave_is_refused(store: Store, cursor: str) -> None:
+    with pytest.raises(InvalidInput):
+        await store.stats(GROUP_ID, around_now(), limit=2, most_read=1000, before=cursor)
+
+
+async def test_a_cursor_beyond_the_end_shows_nothing_from_beyond(store: Store) -> None:
+    webhook = await webhook_with_attempts(store, STARTED, STARTED + BUCKET)
+    asked = around_now(end=STARTED + BUCKET)
+
+    page = await store.stats(GROUP_ID, asked, limit=2, most_read=1000, before=f"{webhook.id}.{'9' * 13}")
+
+    assert [each.start_at for each in page.items] == [STARTED]

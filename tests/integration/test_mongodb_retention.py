@@ -31,9 +31,9 @@ from gatepost.domain.deliveries import Delivery, replayed
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.outcomes import response_of
 from gatepost.domain.retention import Kept
-from gatepost.domain.stats import BUCKET, start_of_step
+from gatepost.domain.stats import BUCKET, start_of_bucket
 from gatepost.domain.webhooks import Webhook
-from gatepost.ports import DeliveryQuery, Saved
+from gatepost.ports import DeliveryQuery, Saved, StatsQuery
 
 LATER = NOW + SECOND
 MODULE = "gatepost.adapters.storage.mongo_retention"
@@ -279,6 +279,7 @@ async def purge_all(store: Store) -> None:
 
 
 async def counted(store: Store) -> int:
-    start = start_of_step(NOW, HOUR) - HOUR
-    buckets = await store.stats(GROUP_ID, webhook_id=None, start=start, end=start + timedelta(hours=3), step=BUCKET)
-    return sum(sum(each.tally.latencies) for each in buckets)
+    start = start_of_bucket(NOW, HOUR) - HOUR
+    asked = StatsQuery(start, start + timedelta(hours=3), BUCKET)
+    page = await store.stats(GROUP_ID, asked, limit=50, most_read=1000, before=None)
+    return sum(sum(each.tally.latencies) for each in page.items)

@@ -22,10 +22,9 @@ from gatepost.domain.stats import (
     Tally,
     bin_of,
     count_of,
-    merged,
-    start_of_step,
-    step_for,
+    start_of_bucket,
     tally_of,
+    width_for,
 )
 from gatepost.ports import Settled
 
@@ -55,16 +54,8 @@ def test_a_greater_percentile_is_never_less(lasted: list[timedelta]) -> None:
     assert found == sorted(found)
 
 
-@given(st.lists(latencies))
-def test_merged_tallies_are_those_of_all_attempts_together(parts: list[list[timedelta]]) -> None:
-    together = counted([each for part in parts for each in part])
-
-    assert merged([counted(part) for part in parts]) == together
-
-
 def test_without_attempts_there_is_no_percentile() -> None:
-    assert merged([]).percentile_ms(50) is None
-    assert merged([]) == tally_of([])
+    assert tally_of([]).percentile_ms(50) is None
 
 
 @pytest.mark.parametrize("number", range(BINS))
@@ -77,20 +68,20 @@ def test_a_bin_ends_before_its_bound(number: int) -> None:
 
 @given(st.timedeltas(timedelta(0), timedelta(days=3650)), st.integers(1, 1000))
 def test_a_stretch_of_time_is_never_shown_in_more_buckets_than_asked_for(length: timedelta, most: int) -> None:
-    step = step_for(length, most=most)
+    width = width_for(length, most=most)
 
-    assert -(-length // step) <= most
-    assert step % BUCKET == timedelta(0)
+    assert -(-length // width) <= most
+    assert width % BUCKET == timedelta(0)
 
 
 @given(st.timedeltas(timedelta(-10_000), timedelta(10_000)), st.integers(1, 1000))
-def test_a_moment_lies_in_the_step_that_it_is_counted_in(since: timedelta, buckets: int) -> None:
-    moment, step = NOW + since, BUCKET * buckets
+def test_a_moment_lies_in_the_bucket_that_it_is_counted_in(since: timedelta, times: int) -> None:
+    moment, width = NOW + since, BUCKET * times
 
-    start = start_of_step(moment, step)
+    start = start_of_bucket(moment, width)
 
-    assert start <= moment < start + step
-    assert start_of_step(start, step) == start
+    assert start <= moment < start + width
+    assert start_of_bucket(start, width) == start
 
 
 @pytest.mark.parametrize(
@@ -105,7 +96,7 @@ def test_an_attempt_counts_by_what_it_has_made_of_its_delivery(settled: Settled,
     count = count_of(settled.attempt, settled.progress)
 
     assert count is not None
-    assert (count.bucket_at, count.bin, count.ending) == (start_of_step(NOW, BUCKET), 4, ending)
+    assert (count.bucket_at, count.bin, count.ending) == (start_of_bucket(NOW, BUCKET), 4, ending)
 
 
 @pytest.mark.parametrize("policy", [DEFAULT_POLICY, ONE_ATTEMPT])

@@ -161,12 +161,12 @@ def replay_job_json(job: ReplayJob) -> Json:
     }
 
 
-def stats_json(bucket: Bucket, step: timedelta) -> Json:
+def stats_json(bucket: Bucket, width: timedelta) -> Json:
     tally = bucket.tally
     return {
         "webhookId": bucket.webhook_id,
         "from": rfc3339(bucket.start_at),
-        "to": rfc3339(bucket.start_at + step),
+        "to": rfc3339(bucket.start_at + width),
         "delivered": tally.delivered,
         "failed": tally.failed,
         "dead": tally.dead,

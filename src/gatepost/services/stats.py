@@ -1,25 +1,26 @@
 """What became of attempts, in numbers: how a group's webhooks are doing, and did."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gatepost.domain.errors import invalid
-from gatepost.domain.stats import Bucket, start_of_step, step_for
-from gatepost.ports import Clock, StatsStore, WebhookStore
+from gatepost.domain.stats import BUCKET, Bucket, start_of_bucket, width_for
+from gatepost.ports import Clock, Page, StatsQuery, StatsStore, WebhookStore
 from gatepost.services.webhooks import existing
 
 MOST_BUCKETS = 300  # of one webhook
+MOST_ON_PAGE = 3_000  # of all webhooks: the event loop stands still while they are made JSON of
+MOST_READ = 10_000  # of five minutes each, for one page
 USUAL_LENGTH = timedelta(days=1)
 LONGEST = timedelta(days=3650)  # nothing can be kept for longer
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """Buckets, and how wide each of them is."""
+class ShownStats:
+    """A page of buckets, and how wide each of them is."""
 
-    step: timedelta
-    buckets: Sequence[Bucket]
+    width: timedelta
+    page: Page[Bucket]
 
 
 class Stats:
@@ -31,24 +32,42 @@ class Stats:
         self._clock = clock
 
     async def of(
-        self, group_id: str, *, webhook_id: str | None, begins_at: datetime | None, ends_at: datetime | None
-    ) -> Shown:
-        """Return what was counted between two moments, in whole buckets: the wider, the longer that is.
+        self,
+        group_id: str,
+        *,
+        webhook_id: str | None,
+        begins_at: datetime | None,
+        ends_at: datetime | None,
+        limit: int,
+        before: str | None,
+    ) -> ShownStats:
+        """Return what was counted between two moments for so many webhooks, newest first, in whole buckets.
 
-        Until now unless the end is given, and the day before the end unless the beginning is.
+        Until now unless the end is given, and the day before the end unless the beginning is. The buckets are the
+        wider, the longer that is, and the more webhooks are asked for at once.
 
         Raises: NotFound, when the group has no such webhook; InvalidInput, when the end is not after the beginning.
         """
         if webhook_id is not None:
             await existing(self._webhooks, group_id, webhook_id)
+            limit = 1
+        begin, end = self._stretch(begins_at, ends_at)
+        # One less: a stretch that begins and ends within buckets touches one more than fit into it.
+        width = width_for(end - begin, most=min(MOST_BUCKETS, MOST_ON_PAGE // limit) - 1)
+        if end <= begin:
+            return ShownStats(width, Page([], None))
+        stop = start_of_bucket(end - timedelta.resolution, width) + width
+        query = StatsQuery(start_of_bucket(begin, width), stop, width, webhook_id)
+        most_read = max(MOST_READ, width // BUCKET + 1)
+        page = await self._store.stats(group_id, query, limit=limit, most_read=most_read, before=before)
+        return ShownStats(width, page)
+
+    def _stretch(self, begins_at: datetime | None, ends_at: datetime | None) -> tuple[datetime, datetime]:
+        """Return between which moments to look, of those of which anything may be kept."""
         if begins_at and ends_at and ends_at <= begins_at:
             raise invalid("to", "give a moment after `from`", code="range")
         now = self._clock.now()
-        end = min(ends_at or now, now)
-        begin = max(begins_at or end - USUAL_LENGTH, now - LONGEST)
-        # A step less: a stretch that begins and ends within steps touches one more than fit into it.
-        step = step_for(end - begin, most=MOST_BUCKETS - 1)
-        start, stop = start_of_step(begin, step), start_of_step(end - timedelta.resolution, step) + step
-        if stop <= start:
-            return Shown(step, [])
-        return Shown(step, await self._store.stats(group_id, webhook_id=webhook_id, start=start, end=stop, step=step))
+        oldest = now - LONGEST
+        end = min(max(ends_at or now, oldest), now)
+        begin = min(max(begins_at or end - USUAL_LENGTH, oldest), now)
+        return begin, end

@@ -5,8 +5,8 @@ only by the write that recorded it: a process that dies in between has lost that
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -14,13 +14,21 @@ from pymongo import UpdateOne
 from pymongo.errors import PyMongoError
 
 from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, said_by
-from gatepost.adapters.storage.mongo_subscriptions import MOST_SUBSCRIPTIONS
+from gatepost.adapters.storage.paging import page_of_stats, parse_stats_cursor, part_of_stats
 from gatepost.adapters.storage.rows import from_ms, to_ms
-from gatepost.domain.stats import BINS, BinTally, Bucket, Ending, Tally, count_of, merged, start_of_step, tally_of
-from gatepost.ports import Settled
+from gatepost.domain.stats import BINS, BinTally, Bucket, Ending, count_of, start_of_bucket, tally_of
+from gatepost.ports import Page, Settled, StatsQuery
 
-_BUCKETS_AT_ONCE = 1_000
+_READ_AT_ONCE = 1_000
 _ENDINGS = (Ending.DELIVERED, Ending.FAILED, Ending.DEAD)  # as `BinTally` has them
+
+
+def _field(number: int, ending: Ending) -> str:
+    """Return what counts an ending within a bin: no path, which the stand-in misnames in a new document."""
+    return f"{ending.name.lower()}_{number}"
+
+
+_FIELDS = [[_field(number, ending) for ending in _ENDINGS] for number in range(BINS)]
 
 log = structlog.get_logger()
 
@@ -31,9 +39,10 @@ class MongoStats:
     _mongo: Mongo
 
     async def stats(
-        self, group_id: str, *, webhook_id: str | None, start: datetime, end: datetime, step: timedelta
-    ) -> Sequence[Bucket]:
-        return await self._mongo.read(_stats(self._mongo, group_id, webhook_id, to_ms(start), to_ms(end), step))
+        self, group_id: str, query: StatsQuery, *, limit: int, most_read: int, before: str | None
+    ) -> Page[Bucket]:
+        cursor = parse_stats_cursor(before)
+        return await self._mongo.read(_stats(self._mongo, group_id, query, limit, most_read, cursor))
 
 
 async def count(mongo: Mongo, moved: Iterable[Settled]) -> None:
@@ -64,39 +73,31 @@ def _adding(group_id: str, webhook_id: str, bucket_at: int, adding: Document) ->
 
 
 async def _stats(
-    mongo: Mongo, group_id: str, webhook_id: str | None, start: int, end: int, step: timedelta
-) -> list[Bucket]:
-    found: list[Bucket] = []
-    for each in await _live(mongo, group_id, webhook_id):
-        found += await _of_webhook(mongo, each, start, end, step)
-    return found
+    mongo: Mongo, group_id: str, query: StatsQuery, limit: int, most_read: int, before: str
+) -> Page[Bucket]:
+    found = await _live(mongo, group_id, query.webhook_id, before, limit + 1)
+    asked, end = part_of_stats(found, query, limit, before)
+    counted = {"webhook_id": {"$in": list(asked)}, "bucket_at": {"$gte": to_ms(query.start), "$lt": end}}
+    newest_first = [("webhook_id", -1), ("bucket_at", -1)]
+    number_read = 0
+    bins: dict[tuple[str, datetime], list[BinTally]] = {}
+    async with mongo.stats.find(counted).sort(newest_first).limit(most_read).batch_size(_READ_AT_ONCE) as cursor:
+        async for each in cursor:
+            number_read += 1
+            start_at = start_of_bucket(from_ms(each["bucket_at"]), query.width)
+            bins.setdefault((each["webhook_id"], start_at), []).extend(_bins_of(each))
+    buckets = [Bucket(webhook_id, start_at, tally_of(those)) for (webhook_id, start_at), those in bins.items()]
+    return page_of_stats(found, asked, buckets, width=query.width, is_cut=number_read == most_read)
 
 
-async def _live(mongo: Mongo, group_id: str, webhook_id: str | None) -> list[str]:
+async def _live(mongo: Mongo, group_id: str, webhook_id: str | None, before: str, limit: int) -> list[str]:
     """Return the group's webhooks, or the one asked for if it is one of them, newest first."""
-    asked: Document = {"group_id": group_id, "deleted": 0}
-    if webhook_id is not None:
-        asked["id"] = webhook_id
-    live = await fetch(mongo.webhooks.find(asked, {"id": 1}).sort("id", -1).limit(MOST_SUBSCRIPTIONS))
+    of_which = {"$lt": before} if webhook_id is None else {"$lt": before, "$eq": webhook_id}
+    asked = {"group_id": group_id, "deleted": 0, "id": of_which}
+    live = await fetch(mongo.webhooks.find(asked, {"id": 1}).sort("id", -1).limit(limit))
     return [each["id"] for each in live]
 
 
-async def _of_webhook(mongo: Mongo, webhook_id: str, start: int, end: int, step: timedelta) -> list[Bucket]:
-    """Return what was counted for a webhook: a quarter of a year has some ten thousand buckets of it."""
-    steps: dict[datetime, list[Tally]] = {}
-    asked = {"webhook_id": webhook_id, "bucket_at": {"$gte": start, "$lt": end}}
-    async with mongo.stats.find(asked).sort("bucket_at", 1).batch_size(_BUCKETS_AT_ONCE) as cursor:
-        async for each in cursor:
-            steps.setdefault(start_of_step(from_ms(each["bucket_at"]), step), []).append(_tally_from(each))
-    return [Bucket(webhook_id, start_at, merged(tallies)) for start_at, tallies in steps.items()]
-
-
-def _tally_from(document: Mapping[str, Any]) -> Tally:
-    return tally_of(
-        BinTally(number, *(document.get(_field(number, ending), 0) for ending in _ENDINGS)) for number in range(BINS)
-    )
-
-
-def _field(number: int, ending: Ending) -> str:
-    """Return what counts an ending within a bin: no path, which the stand-in misnames in a new document."""
-    return f"{ending.name.lower()}_{number}"
+def _bins_of(document: Mapping[str, Any]) -> Iterator[BinTally]:
+    for number, fields in enumerate(_FIELDS):
+        yield BinTally(number, *(document.get(field, 0) for field in fields))

@@ -1,14 +1,15 @@
 """Stats in SQL: counting attempts, and adding up what was counted."""
 
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterable
+from datetime import timedelta
 from itertools import groupby
 from operator import itemgetter
 
-from gatepost.adapters.storage.rows import Row, from_ms, to_ms
-from gatepost.adapters.storage.scripts import Database, Script, Statement, execute_many, fetch
-from gatepost.domain.stats import BinTally, Bucket, count_of, tally_of
-from gatepost.ports import Settled
+from gatepost.adapters.storage.paging import page_of_stats, parse_stats_cursor, part_of_stats
+from gatepost.adapters.storage.rows import from_ms, to_ms
+from gatepost.adapters.storage.scripts import IN_LIST, Database, Script, Statement, execute_many, fetch, listed
+from gatepost.domain.stats import BINS, BinTally, Bucket, count_of, tally_of
+from gatepost.ports import Page, Settled, StatsQuery
 
 COUNT = """
 INSERT INTO stats (webhook_id, at, bin, delivered, failed, dead) VALUES {rows}
@@ -18,15 +19,19 @@ ON CONFLICT (webhook_id, at, bin) DO UPDATE SET
 """
 COUNT_TYPES = "text bigint bigint bigint bigint bigint"
 
-# CROSS JOIN: from the webhooks that are asked for to what was counted for each.
-_STATS = """
-SELECT stats.webhook_id, stats.at - stats.at % ? AS step, stats.bin,
-       CAST(sum(stats.delivered) AS BIGINT), CAST(sum(stats.failed) AS BIGINT), CAST(sum(stats.dead) AS BIGINT)
-FROM webhooks CROSS JOIN stats
-WHERE webhooks.deleted_at IS NULL AND stats.webhook_id = webhooks.id AND stats.at >= ? AND stats.at < ?
-      AND webhooks.group_id = ?
+WEBHOOKS = """
+SELECT id FROM webhooks WHERE group_id = ? AND deleted_at IS NULL AND id < ? ORDER BY id DESC LIMIT ?
 """
-_BY_STEP = " GROUP BY stats.webhook_id, step, stats.bin ORDER BY stats.webhook_id DESC, step, stats.bin"
+WEBHOOK = "SELECT id FROM webhooks WHERE group_id = ? AND deleted_at IS NULL AND id < ? AND id = ?"
+# What is read stands in the order of the primary key: no more of it is read than is asked for.
+STATS = f"""
+SELECT webhook_id, began, bin,
+       CAST(sum(delivered) AS BIGINT), CAST(sum(failed) AS BIGINT), CAST(sum(dead) AS BIGINT), count(*)
+FROM (SELECT webhook_id, at - at % ? AS began, bin, delivered, failed, dead FROM stats
+      WHERE webhook_id {IN_LIST} AND at >= ? AND at < ?
+      ORDER BY webhook_id DESC, at DESC, bin DESC LIMIT ?) AS found
+GROUP BY webhook_id, began, bin ORDER BY webhook_id DESC, began DESC
+"""
 _MILLISECOND = timedelta(milliseconds=1)
 
 
@@ -36,15 +41,9 @@ class SqlStats:
     _database: Database
 
     async def stats(
-        self, group_id: str, *, webhook_id: str | None, start: datetime, end: datetime, step: timedelta
-    ) -> Sequence[Bucket]:
-        sql = stats_statement(webhook_id)
-        params = (step // _MILLISECOND, to_ms(start), to_ms(end), group_id, *([webhook_id] if webhook_id else []))
-        return await self._database.read(_stats(sql, params))
-
-
-def stats_statement(webhook_id: str | None) -> str:
-    return f"{_STATS} AND webhooks.id = ? {_BY_STEP}" if webhook_id else _STATS + _BY_STEP
+        self, group_id: str, query: StatsQuery, *, limit: int, most_read: int, before: str | None
+    ) -> Page[Bucket]:
+        return await self._database.read(_stats(group_id, query, limit, most_read, parse_stats_cursor(before)))
 
 
 def counted(moved: Iterable[Settled]) -> Statement | None:
@@ -58,9 +57,18 @@ def counted(moved: Iterable[Settled]) -> Statement | None:
     return execute_many(COUNT, rows, COUNT_TYPES) if rows else None
 
 
-def _stats(sql: str, params: Row) -> Script[Sequence[Bucket]]:
-    rows = yield fetch(sql, params)
-    return [
-        Bucket(webhook_id, from_ms(at), tally_of(BinTally(*row[2:]) for row in bins))
-        for (webhook_id, at), bins in groupby(rows, key=itemgetter(0, 1))
+def _stats(group_id: str, query: StatsQuery, limit: int, most_read: int, before: str) -> Script[Page[Bucket]]:
+    if query.webhook_id is None:
+        rows = yield fetch(WEBHOOKS, (group_id, before, limit + 1))
+    else:
+        rows = yield fetch(WEBHOOK, (group_id, before, query.webhook_id))
+    found = [webhook_id for (webhook_id,) in rows]
+    asked, end = part_of_stats(found, query, limit, before)
+    most_rows = most_read * BINS
+    rows = yield fetch(STATS, (query.width // _MILLISECOND, listed(asked), to_ms(query.start), end, most_rows))
+    buckets = [
+        Bucket(webhook_id, from_ms(began), tally_of(BinTally(*row[2:-1]) for row in bins))
+        for (webhook_id, began), bins in groupby(rows, key=itemgetter(0, 1))
     ]
+    is_cut = sum(row[-1] for row in rows) == most_rows
+    return page_of_stats(found, asked, buckets, width=query.width, is_cut=is_cut)

@@ -23,5 +23,12 @@ class StatsBucket(Answer):
 
 
 class StatsPage(Answer):
-    items: list[StatsBucket]
+    """What was counted for so many webhooks; for fewer, or for a part of one, when that is much."""
+
+    items: Annotated[
+        list[StatsBucket],
+        Field(
+            description="By webhook, then by time. Whole ones, at either end, too; those without attempts are left out."
+        ),
+    ]
     next_cursor: str | None
