@@ -49,9 +49,9 @@ from gatepost.domain.outcomes import response_of
 from gatepost.domain.replays import JobStatus, ReplayJob
 from gatepost.domain.retention import Kept
 from gatepost.domain.retry import ONE_ATTEMPT
-from gatepost.domain.stats import BUCKET, start_of_step
+from gatepost.domain.stats import BUCKET, start_of_bucket
 from gatepost.domain.webhooks import Webhook
-from gatepost.ports import DeliveryQuery, EventQuery, Saved, Step
+from gatepost.ports import DeliveryQuery, EventQuery, Saved, StatsQuery, Step
 
 LATER = NOW + SECOND  # what was finished at NOW is from before
 
@@ -499,6 +499,7 @@ async def test_old_stats_go_and_newer_ones_stay(store: Store) -> None:
 
     assert (await purge(store, Kept.STATS, before=NOW + HOUR - BUCKET)).rows >= 1
 
-    start = start_of_step(NOW, HOUR)
-    left = await store.stats(GROUP_ID, webhook_id=None, start=start, end=start + 3 * HOUR, step=BUCKET)
-    assert [each.start_at for each in left] == [start_of_step(NOW + HOUR, BUCKET)]
+    start = start_of_bucket(NOW, HOUR)
+    asked = StatsQuery(start, start + 3 * HOUR, BUCKET)
+    left = await store.stats(GROUP_ID, asked, limit=10, most_read=100, before=None)
+    assert [each.start_at for each in left.items] == [start_of_bucket(NOW + HOUR, BUCKET)]

@@ -228,6 +228,9 @@ async def test_a_repeated_request_starts_one_replay_and_gets_the_first_answer(ap
         ({"event": ""}, ["event"]),
         ({"from": "yesterday"}, ["from"]),
         ({"to": 1}, ["to"]),
+        ({"from": rfc3339(NOW), "to": rfc3339(NOW - HOUR)}, ["to"]),
+        ({"from": rfc3339(NOW), "to": rfc3339(NOW)}, ["to"]),
+        ({"from": rfc3339(NOW), "to": rfc3339(NOW - HOUR), "dryRun": True}, ["to"]),
         ({"dryRun": "yes"}, ["dryRun"]),
         ({"taskId": "tsk_1", "createdFrom": rfc3339(NOW)}, ["createdFrom", "taskId"]),
     ],
@@ -238,6 +241,7 @@ async def test_what_is_no_filter_is_refused_by_name(api: Api, body: dict[str, An
     refused = await api.admin.post(f"{WEBHOOKS}/{webhook['id']}/replays", body)
 
     assert sorted(fields_of(problem(refused, 422, "validation_failed"))) == fields
+    assert expect(await api.admin.get(f"{WEBHOOKS}/{webhook['id']}/replays"), 200)["items"] == []
 
 
 async def test_replays_are_for_admins_of_the_group_only(api: Api) -> None:

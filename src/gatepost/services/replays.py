@@ -3,6 +3,7 @@
 from gatepost.domain.errors import NotFound, QuotaExceeded, WebhookDisabled
 from gatepost.domain.replays import ReplayFilter, ReplayJob
 from gatepost.ports import Clock, Draws, Page, Replayable, ReplayStore, Saved, WebhookStore
+from gatepost.services.stretches import check_stretch
 from gatepost.services.webhooks import existing
 
 SAMPLE = 5
@@ -20,15 +21,20 @@ class Replays:
         self._clock = clock
 
     async def preview(self, group_id: str, webhook_id: str, wanted: ReplayFilter) -> Replayable:
-        """Return what a job would take, were it started now."""
+        """Return what a job would take, were it started now.
+
+        Raises: InvalidInput, when the filter's end is not after its beginning.
+        """
+        check_stretch(wanted.created_from, wanted.created_to)
         await existing(self._webhooks, group_id, webhook_id)
         return await self._store.count_replayable(group_id, webhook_id, wanted, now=self._clock.now(), sample=SAMPLE)
 
     async def start(self, group_id: str, webhook_id: str, wanted: ReplayFilter, *, draws: Draws) -> ReplayJob:
         """Have an engine queue once more whatever the filter wants.
 
-        Raises: WebhookDisabled; QuotaExceeded, while another one of this webhook runs.
+        Raises: WebhookDisabled; QuotaExceeded, while another one of this webhook runs; InvalidInput, as `preview` does.
         """
+        check_stretch(wanted.created_from, wanted.created_to)
         webhook = await existing(self._webhooks, group_id, webhook_id)
         job_id = draws.chance.new_id("rpl")
         if started := await self._store.job(group_id, webhook_id, job_id):

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from gatepost.domain.errors import invalid
 from gatepost.domain.stats import BUCKET, Bucket, start_of_bucket, width_for
 from gatepost.ports import Clock, Page, StatsQuery, StatsStore, WebhookStore
+from gatepost.services.stretches import check_stretch
 from gatepost.services.webhooks import existing
 
 MOST_BUCKETS = 300  # of one webhook
@@ -64,8 +64,7 @@ class Stats:
 
     def _stretch(self, begins_at: datetime | None, ends_at: datetime | None) -> tuple[datetime, datetime]:
         """Return between which moments to look, of those of which anything may be kept."""
-        if begins_at and ends_at and ends_at <= begins_at:
-            raise invalid("to", "give a moment after `from`", code="range")
+        check_stretch(begins_at, ends_at)
         now = self._clock.now()
         oldest = now - LONGEST
         end = min(max(ends_at or now, oldest), now)
