@@ -22,7 +22,7 @@ from tests.builders import (
 from tests.contract.backends import Store
 from tests.fakes import NOW
 
-from gatepost.domain import swaps
+from gatepost.domain import swaps, tasks
 from gatepost.domain.deliveries import Delivery, QueuedDelivery
 from gatepost.domain.events import Event
 from gatepost.domain.groups import Role
@@ -134,6 +134,18 @@ async def lease(store: Store, owner: str = ADA, *, now: datetime = NOW, limit: i
 
 async def lease_one(store: Store, webhook: Webhook, owner: str = ADA, *, now: datetime = NOW) -> LeasedLane:
     return (await lease(store, owner, now=now))[webhook.id]
+
+
+async def happen(store: Store, webhook: Webhook, task: Task, *, times: int) -> list[Delivery]:
+    """Change a task some times, and return what the webhook is owed for it."""
+    deliveries = []
+    for n in range(times):
+        change = tasks.update(task, {"title": f"{task.version}.{n}"}, make_occasion())
+        assert change is not None
+        deliveries.append(make_delivery(change.event, webhook))
+        assert await save(store, change, deliveries[-1]) is Saved.DONE
+        task = change.task
+    return deliveries
 
 
 async def read(

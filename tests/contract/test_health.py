@@ -17,10 +17,13 @@ from tests.contract.steps import (
     EVE,
     HOUR,
     SECOND,
+    add_task,
+    add_webhook,
     detail,
     edit_webhook,
     emit_one,
     hand_back,
+    happen,
     ids,
     lease,
     lease_one,
@@ -211,15 +214,36 @@ async def test_after_failed_probes_the_next_attempt_is_kept_as_ever(store: Store
     assert (found.delivery.progress.attempt_count, len(found.attempts)) == (1, 2)
 
 
-async def test_a_probe_reads_the_oldest_whenever_its_next_attempt_is(store: Store) -> None:
-    webhook, lane, oldest, queued = await leased_with_one(store)
+async def test_probes_are_what_has_been_due_longest_or_will_be_first(store: Store) -> None:
+    webhook, lane, failed, queued = await leased_with_one(store)
     await record(store, lane, queued, refused())
-    for _ in range(2):
-        await emit_one(store, webhook, due_at=NOW - HOUR)
+    due, overdue = [await emit_one(store, webhook, due_at=NOW - n * SECOND) for n in (1, 2)]
 
-    probed = await read(store, webhook, reading=Reading.PROBE)
+    some = await read(store, webhook, reading=Reading.PROBE, limit=2)
+    probes = await read(store, webhook, reading=Reading.PROBE)
 
-    assert [(each.id, each.attempt_count) for each in probed.deliveries] == [(oldest.id, 1)]
+    assert ids(some.deliveries)[:2] == [overdue.id, due.id]
+    assert [(each.id, each.attempt_count) for each in probes.deliveries] == [
+        (overdue.id, 0),
+        (due.id, 0),
+        (failed.id, 1),
+    ]
+
+
+async def test_probes_keep_to_the_order_of_their_task(store: Store) -> None:
+    webhook = await add_webhook(store)
+    first, second = await happen(store, webhook, await add_task(store), times=2)
+    lane = await lease_one(store, webhook)
+    [queued] = (await read(store, webhook, reading=Reading.IN_ORDER)).deliveries
+    failed = make_settled(queued, refused())
+    asked = replace(failed.progress, next_attempt_at=LATER, not_before=LATER - SECOND)
+    await record_settled(store, lane, replace(failed, progress=asked))
+
+    waiting = await read(store, webhook, now=LATER - 2 * SECOND, reading=Reading.PROBE_IN_ORDER)
+    free = await read(store, webhook, now=LATER - SECOND, reading=Reading.PROBE_IN_ORDER)
+
+    assert (ids(waiting.deliveries), ids(free.deliveries)) == ([], [first.id])
+    assert second.id not in ids(free.deliveries)
 
 
 async def test_no_probe_comes_before_what_its_receiver_asked_for(store: Store) -> None:
@@ -232,7 +256,7 @@ async def test_no_probe_comes_before_what_its_receiver_asked_for(store: Store) -
     before = await read(store, webhook, now=LATER - SECOND, reading=Reading.PROBE)
     after = await read(store, webhook, now=LATER, reading=Reading.PROBE)
 
-    assert (ids(before.deliveries), ids(after.deliveries)) == ([second.id], [first.id])
+    assert (ids(before.deliveries), set(ids(after.deliveries))) == ([second.id], {first.id, second.id})
     assert (await detail(store, first)).delivery.progress == asked
 
 

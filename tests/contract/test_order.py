@@ -22,6 +22,7 @@ from tests.contract.steps import (
     assigned_pair,
     emit_one,
     hand_back,
+    happen,
     ids,
     lease_one,
     propose,
@@ -223,18 +224,6 @@ async def test_whoever_does_not_ask_for_order_reads_all_that_is_due(store: Store
 
 
 # --- steps ---------------------------------------------------------------------------------------------------
-
-
-async def happen(store: Store, webhook: Webhook, task: Task, *, times: int) -> list[Delivery]:
-    """Change a task some times, and return what the webhook is owed for it."""
-    deliveries = []
-    for n in range(times):
-        change = tasks.update(task, {"title": f"{task.version}.{n}"}, make_occasion())
-        assert change is not None
-        deliveries.append(make_delivery(change.event, webhook))
-        assert await save(store, change, deliveries[-1]) is Saved.DONE
-        task = change.task
-    return deliveries
 
 
 async def stored(store: Store, task: Task) -> Task:

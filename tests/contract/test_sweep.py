@@ -1,6 +1,8 @@
 """`LaneStore.sweep`: hints are made from the truth again."""
 
-from tests.builders import GROUP_ID, accepted
+from datetime import timedelta
+
+from tests.builders import GROUP_ID, accepted, make_outcomes, make_settled, refused
 from tests.contract.backends import Backend, Store
 from tests.contract.steps import (
     EVE,
@@ -10,6 +12,7 @@ from tests.contract.steps import (
     emit_many,
     emit_one,
     give_back,
+    hand_back,
     lease,
     leased_with_one,
     pokes_of,
@@ -122,3 +125,27 @@ async def test_the_sweep_buries_however_many_there_are(store: Store) -> None:
 
     lane = await read(store, webhook, now=NOW + HOUR)
     assert (list(lane.deliveries), lane.next_due_at) == ([], None)
+
+
+async def test_the_sweep_lets_go_of_what_a_clock_that_was_ahead_holds(store: Store) -> None:
+    lanes = {}
+    for held_for in (timedelta(minutes=10), timedelta(days=365)):
+        webhook, lane, _, queued = await leased_with_one(store)
+        outcomes = make_outcomes(lane, [make_settled(queued, refused())], held_until=NOW + held_for)
+        assert await store.record_attempts([outcomes]) == set()
+        assert await hand_back(store, lane)
+        lanes[webhook.id] = held_for
+
+    await store.sweep(now=NOW)
+
+    assert [lanes[webhook_id] for webhook_id in await lease(store)] == [timedelta(days=365)]
+
+
+async def test_the_sweep_lets_go_of_nothing_that_is_disabled(store: Store) -> None:
+    webhook = await add_webhook(store)
+    await emit_one(store, webhook)
+    await edit_webhook(store, webhook, enabled=False)
+
+    await store.sweep(now=NOW)
+
+    assert await lease(store) == {}

@@ -80,6 +80,27 @@ async def test_when_a_thousand_hosts_hang_the_first_delivery_to_another_starts_w
     assert max(waits(rig, emitted)) < 1.0
 
 
+async def test_receivers_that_are_slow_and_well_leave_room_for_others(rig: Rig) -> None:
+    slow = await webhooks_at(rig, "slow", 3, max_concurrency=100)
+    [healthy] = await webhooks_at(rig, "well", 1)
+    for webhook in slow:
+        rig.sender.hold(webhook.target.url)
+        for _ in range(2):
+            await backlog(rig, webhook, AT_ONCE)
+    await rig.start(max_in_flight=200)
+    for _ in range(8):  # by then their windows would have grown to a hundred each
+        await rig.lives(1.0, step=0.05, stride=0.05)
+        for outgoing in rig.sender.in_flight[:]:
+            rig.sender.settle(outgoing, accepted())
+    await rig.lives(1.0, step=0.05, stride=0.05)
+    assert len(rig.sender.in_flight) == 150  # of three, each has as many as are left
+
+    emitted = noted(rig, await rig.emit(healthy))
+    await rig.lives(0.2, step=0.05, stride=0.05)
+
+    assert max(waits(rig, emitted)) <= 0.1
+
+
 async def test_failing_lanes_have_half_of_all_room_and_each_of_them_gets_its_turn(rig: Rig) -> None:
     failing = await webhooks_at(rig, "fails", 12, policy=RetryPolicy((1.0,) * 9))
     [healthy] = await webhooks_at(rig, "well", 1)
@@ -112,7 +133,7 @@ async def test_a_lane_that_is_well_again_does_not_wait_for_the_failing_ones_to_m
     [recovers] = await webhooks_at(rig, "recovers", 1, policy=RetryPolicy((1.0,) * 9), max_concurrency=2)
     for webhook in (*failing, recovers):
         rig.sender.script(webhook.target.url, FAILED)
-    await rig.start(max_in_flight=4)
+    await rig.start(max_in_flight=6)
     await rig.emit(recovers)
     await rig.quiet(0.5)
     await rig.emit(*failing)
@@ -121,7 +142,7 @@ async def test_a_lane_that_is_well_again_does_not_wait_for_the_failing_ones_to_m
     await rig.until(lambda: in_flight_to(rig)[recovers.target.url] == 1, step=0.05)
     waiting = [(await rig.emit(recovers))[0] for _ in range(2)]
     await rig.lives(2.0, step=0.05, stride=0.05)
-    assert len(rig.sender.in_flight) == 2
+    assert len(rig.sender.in_flight) == 3
 
     for outgoing in [each for each in rig.sender.in_flight if each.target.url == recovers.target.url]:
         rig.sender.settle(outgoing, accepted())

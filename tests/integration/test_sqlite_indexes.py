@@ -50,13 +50,16 @@ ENGINE_QUERIES: dict[str, tuple[str, int, list[str]]] = {
         0,
         [
             UNFINISHED,
-            "earlier USING PRIMARY KEY (group_id=? AND task_id=? AND version<?)",
+            "event_tasks USING PRIMARY KEY (group_id=? AND task_id=? AND version<?)",
             "deliveries_of_event (event_id=? AND webhook_id=? AND replay_key=?)",
         ],
     ),
-    "probe": (sqlite_lanes.PROBE, 0, [f"COVERING INDEX {UNFINISHED}", "d USING PRIMARY KEY (id=?)"]),
+    "probe": (sqlite_lanes.PROBE, 0, [UNFINISHED, "sqlite_autoindex_events_1"]),
     "next attempt": (sqlite_lanes.NEXT_ATTEMPT, 0, [UNFINISHED]),
     "forgotten": (sql_lanes.FORGOTTEN, 0, ["lanes_free", UNFINISHED]),
+    "held absurdly": (sql_lanes.HELD_ABSURDLY, 0, ["lanes_free"]),
+    "let go": (sql_lanes.LET_GO, 0, ["PRIMARY KEY"]),
+    "trim probes": (sql_attempts.TRIM_PROBES, 0, ["attempts_of_delivery"]),
     "orphaning": (sql_lanes.ORPHANING, 0, ["webhooks_deleted", UNFINISHED]),
     "bury": (sql_lanes.BURY, 0, [UNFINISHED, "PRIMARY KEY"]),
     "standing": (sql_attempts.STANDING, 0, ["PRIMARY KEY"]),
@@ -161,8 +164,7 @@ TASK_QUERIES: dict[str, tuple[str, int, list[str]]] = {
     "replay": (sql_replays.JOB, 0, ["PRIMARY KEY (id=?)"]),
     "replays": (sql_replays.JOBS, 0, ["replay_jobs_of_webhook (webhook_id=? AND id<?)"]),
     "cancel replay": (sql_replays.CANCEL, 0, ["PRIMARY KEY (id=?)"]),
-    "any replay": (sql_replays.RUNNING, 0, ["replay_jobs_running"]),
-    "running replays": (sql_replays.RUNNING_JOBS, 0, ["replay_jobs_running"]),
+    "replays to lease": (sql_replays.READY_LOCKED, 0, ["replay_jobs_running", "webhooks USING PRIMARY KEY (id=?)"]),
     "lease replays": (sql_replays.LEASE, 4, ["PRIMARY KEY (id=?)"]),
     "replay of ours": (sql_replays.OURS, 0, ["PRIMARY KEY (id=?)"]),
     "step of a replay": (sql_replays.OWNER_OF_STEP, 0, ["PRIMARY KEY (id=?)"]),
@@ -273,6 +275,6 @@ def plan_of(connection: sqlite3.Connection, sql: str) -> list[str]:
 
 
 def scans_in(steps: list[str]) -> list[str]:
-    made_here = {f"SCAN {step.removeprefix('MATERIALIZE ')}" for step in steps if step.startswith("MATERIALIZE ")}
+    made_here = {f"SCAN {step.split()[1]}" for step in steps if step.startswith(("MATERIALIZE ", "CO-ROUTINE "))}
     scans = [step for step in steps if step.startswith("SCAN") and step not in made_here]
     return [step for step in scans if not HARMLESS_SCAN.fullmatch(step)]

@@ -310,8 +310,8 @@ def test_both_secrets_sign_until_the_grace_ends() -> None:
     ends = NOW + timedelta(hours=1)
     lane = make_lane(secrets=(Secret(new), Secret(old, expires_at=ends)))
 
-    assert len(lane.keys(NOW)) == 2
-    assert [key.decoded for key in lane.keys(ends)] == [b"n" * 32]
+    assert len(lane.keys.at(NOW)) == 2
+    assert [key.decoded for key in lane.keys.at(ends)] == [b"n" * 32]
 
 
 def test_a_poke_that_a_read_has_seen_is_not_expected_once_more_by_its_offer() -> None:

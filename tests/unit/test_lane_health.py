@@ -60,12 +60,25 @@ def test_a_suspended_lane_asks_for_one_probe_and_for_no_other_while_that_is_unde
     lane = make_lane(SUSPENDED, window=8)
 
     assert (lane.reads, lane.window) == (Reading.PROBE, 1)
-    assert lane.begin_read(50).limit == 1
-    lane.end_read(LaneRead(7, 1, [held_back()], None), boot=0.0, look_from=None)
+    lane.begin_read(50)
+    lane.end_read(LaneRead(7, 1, [held_back(), held_back()], None), boot=0.0, look_from=None)
     lane.start(0.0)
     lane.offer(fresh())
 
+    assert len(lane.known) == 1
+
     assert not lane.wants_read(0.0)
+
+
+@pytest.mark.parametrize(("minutes", "taken"), [(10, 0), (19.9, 0), (20, 1), (30, 2), (40, 0), (7 * 24 * 60, 2)])
+def test_probes_take_turns_as_the_first_may_be_what_its_receiver_never_takes(minutes: float, taken: int) -> None:
+    suspended_at = NOW - timedelta(minutes=minutes)
+    lane = make_lane(replace(SUSPENDED, suspended_at=suspended_at))
+    waiting = [held_back() for _ in range(3)]
+
+    read(lane, *waiting)
+
+    assert list(lane.buffer) == [waiting[taken]]
 
 
 def test_a_suspended_lane_takes_nothing_past_the_store() -> None:
@@ -239,10 +252,23 @@ def test_an_edit_drops_what_was_read_before_it() -> None:
     read(lane, sent, kept)
     lane.start(0.0)
 
-    lane.reconfigure(with_changes(lane.webhook, now=NOW, preserve_task_order=True))
+    lane.reconfigure(with_changes(lane.webhook, now=NOW, max_concurrency=7))
 
     assert not lane.buffer
     assert lane.known == {sent.id}
+    assert lane.wants_read(0.0)
+
+
+def test_after_an_edit_a_lane_in_order_reads_nothing_before_what_was_under_way_is_recorded() -> None:
+    lane = make_lane(preserve_task_order=True)
+    sent = fresh()
+    read(lane, sent)
+    lane.start(0.0)
+
+    lane.reconfigure(with_changes(lane.webhook, now=NOW, max_concurrency=7))  # it may be discarded, or have been
+
+    assert not lane.wants_read(0.0)
+    lane.recorded([sent.id], boot=0.0)
     assert lane.wants_read(0.0)
 
 

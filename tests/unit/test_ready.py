@@ -23,9 +23,9 @@ def queue_of(*waiting: Lane) -> ReadyLanes:
     return ready
 
 
-def take_all(ready: ReadyLanes, *, failing_too: bool) -> list[Lane]:
+def take_all(ready: ReadyLanes, *, failing_too: bool = True, room: int = 99) -> list[Lane]:
     taken = []
-    while lane := ready.first(failing_too=failing_too):
+    while lane := ready.first(room=room, room_for_failing=99 if failing_too else 0):
         ready.discard(lane)
         taken.append(lane)
     return taken
@@ -73,7 +73,7 @@ def test_a_lane_that_begins_to_fail_stands_with_those_that_do_and_nowhere_else()
     lane.condition = FAILING
     ready.add(lane)
 
-    assert ready.first(failing_too=False) is None
+    assert ready.first(room=99, room_for_failing=0) is None
     assert take_all(ready, failing_too=True) == [lane]
 
 
@@ -85,3 +85,14 @@ def test_a_lane_that_left_is_nobodys_turn() -> None:
 
     assert lost not in ready
     assert take_all(ready, failing_too=True) == [waiting]
+
+
+def test_a_lane_starts_no_more_than_there_is_room_left_for() -> None:
+    greedy, modest, new = lanes(WELL, FAILING, WELL)
+    greedy.in_flight, modest.in_flight = 5, 2
+    ready = queue_of(greedy, modest, new)
+
+    assert take_all(ready, room=0) == []
+    assert take_all(ready, room=2) == [new]
+    assert take_all(ready, room=5) == [modest]
+    assert take_all(ready, room=6) == [greedy]

@@ -37,7 +37,7 @@ def consequences(
     is_failed_probe = attempt.probe and not isinstance(outcome, Accepted)
     moved = after_attempt(attempt.number, outcome, webhook.policy, now=now, spread=spread)
     progress = None if is_failed_probe else moved
-    if attempt.started_at < webhook.enabled_at:
+    if attempt.started_at < webhook.enabled_at <= now:  # not by a clock that was ahead
         return Consequences(progress, condition, None, _hold(attempt, condition, now=now))
     after = after_outcome(condition, outcome, probe=attempt.probe, now=now)
     return Consequences(progress, after, reason_to_disable(after, outcome, now=now), _hold(attempt, after, now=now))

@@ -17,6 +17,7 @@ DEGRADED_FROM_STREAK = 5
 SUSPENDED_AFTER = timedelta(hours=24)
 DISABLED_AFTER = timedelta(days=7)
 PROBE_EVERY = timedelta(minutes=10)
+NO_HOLD_IS_AS_LONG_AS = 2 * PROBE_EVERY  # one further ahead was written by a clock that was ahead itself
 
 
 class Health(StrEnum):
@@ -94,7 +95,7 @@ def reason_to_disable(condition: Condition, outcome: Outcome, *, now: datetime) 
     """Return why a webhook is to be disabled after an outcome; None when it is not."""
     if isinstance(outcome, Refused) and outcome.response.status_code == 410:
         return DisabledReason.GONE
-    failed = not isinstance(outcome, Accepted)
+    failed = not isinstance(outcome, Accepted) and _counts(outcome)
     if failed and condition.suspended_at is not None and now - condition.suspended_at >= DISABLED_AFTER:
         return DisabledReason.SUSPENDED_7D
     return None

@@ -56,7 +56,8 @@ def news_after(
     given_up = of_health = disabling = None
     if meant.progress is not None and meant.progress.dead_reason is not None:
         given_up = about_dead_letter(delivery, meant.progress, new_occasion())
-    if event := news_of(before.health, meant.condition.health):
+    tells_itself = delivery.event.startswith(OPERATOR_FAMILIES)  # two who tell each other of each other would never end
+    if not tells_itself and (event := news_of(before.health, meant.condition.health)):
         of_health = about_webhook(event, webhook, meant.condition, new_occasion())
     if reason := meant.disabled_for:
         told = about_webhook("webhook.disabled", webhook, meant.condition, new_occasion(), reason=reason)

@@ -1,7 +1,7 @@
 """Webhooks: a group's standing request to be told. Filter, header rules, secrets and their rotation."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -121,6 +121,11 @@ def wants(webhook: Subscription, event: str, origin: str) -> bool:
 def selects(webhook: Subscription, event: str) -> bool:
     """Say whether a webhook's filter names an event of this type."""
     return any(_matches(pattern, event) for pattern in webhook.events)
+
+
+def watches(events: Iterable[str]) -> bool:
+    """Say whether a filter names events about Gatepost itself."""
+    return any(pattern.startswith(OPERATOR_FAMILIES) for pattern in events)
 
 
 def _matches(pattern: str, event: str) -> bool:

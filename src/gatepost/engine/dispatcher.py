@@ -121,7 +121,10 @@ class Dispatcher:
         now = self._clock.now()
         batch: list[Outgoing] = []
         while self.in_flight < self._max_in_flight and not self.recorder.failing:
-            lane = self._ready.first(failing_too=self._failing_in_flight < max(self._max_in_flight // 2, 1))
+            lane = self._ready.first(
+                room=self._max_in_flight - self.in_flight,
+                room_for_failing=max(self._max_in_flight // 2, 1) - self._failing_in_flight,
+            )
             if lane is None:
                 break
             if not lane.may_start(boot):
@@ -174,7 +177,7 @@ class Dispatcher:
             target=webhook.target,
             headers=request_headers(
                 flight.delivery,
-                keys=lane.keys(now),
+                keys=lane.keys.at(now),
                 own_headers=webhook.headers,
                 user_agent=self._user_agent,
                 timestamp=int(now.timestamp()),

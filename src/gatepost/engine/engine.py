@@ -255,7 +255,7 @@ class Engine:
             if webhook_id in renewal.lost:
                 lane.lose()
             else:
-                lane.renewed(usable_until=self._usable_until(asked))
+                lane.usable_until = self._usable_until(asked)
             self._dispatcher.touch(lane)
         self._hand_back(renewal.surplus, kept=tokens.keys() - renewal.lost)
 

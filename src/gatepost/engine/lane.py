@@ -6,22 +6,23 @@ Moments are seconds of `Clock.boot`, except where a name ends in `_at`.
 """
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from enum import Enum
 
 from gatepost.domain.deliveries import QueuedDelivery
-from gatepost.domain.health import WELL, Condition
+from gatepost.domain.health import PROBE_EVERY, WELL, Condition
 from gatepost.domain.outcomes import Accepted, Outcome, slows_down
-from gatepost.domain.signatures import SigningKey
 from gatepost.domain.webhooks import Webhook
+from gatepost.engine.live_keys import LiveKeys
 from gatepost.engine.round import LOOK_AT, PAUSE_WITHIN_ROUND_SECONDS, Round
 from gatepost.ports import LaneAsk, LaneRead, LeasedLane, Reading, Release
 
 LINGER_SECONDS = 2.0  # an empty lane is kept this long, since events come in bursts
 CONFIRMED_FOR_SECONDS = 2.0  # nothing starts on configuration older than this
 PRESUMED_FROM_UNCLEAN = 3
+PROBES_IN_TURN = 10  # deliveries that a suspended webhook is probed with, one after the other
 NEWLY_ENABLED = timedelta(seconds=1)  # more than the clocks of two workers ever differ by
 
 
@@ -57,11 +58,13 @@ class Lane:
         self.condition = leased.condition if webhook.enabled_at < now - NEWLY_ENABLED else WELL
         # An owner that died may have died of what it was sending: feel the way, one at a time.
         self.window = 1 if leased.unclean or self.is_suspended else leased.window
+        self._probe = (now - (self.condition.suspended_at or now)) // PROBE_EVERY - 1  # which one this lease is for
         self.held_until: datetime | None = None  # nobody is to lease it before; written down with the next outcomes
         self._missed_until = now  # while it is draining: what is older was held back
 
         self.pokes: int | None = None  # as of the last read; None once something came by another way
         self.look_again = True
+        self._settles = False  # after an edit, in order: what was in flight then is to be recorded before the next read
         self.reading = False
         self._round = Round()
         self._no_read_before = 0.0
@@ -82,14 +85,14 @@ class Lane:
     def reconfigure(self, webhook: Webhook) -> None:
         if webhook.enabled_at != self.webhook.enabled_at:
             # Whoever enables a webhook again takes its receiver to be well.
-            self.condition, self.held_until = WELL, None
+            self.condition, self.held_until, self._next_start = WELL, None, 0.0
         if webhook.config_version != self.webhook.config_version:
             self._drop_buffer()  # it may be in another order now, or have been discarded
             self.look_again = True
+            self._settles = webhook.preserve_task_order
         self.webhook = webhook
         self.window = min(self.window, webhook.max_concurrency)
-        self._keys: tuple[SigningKey, ...] | None = None
-        self._keys_until: datetime | None = None
+        self.keys = LiveKeys(webhook)
 
     def note_edit(self) -> None:
         """Start nothing more before the configuration was read once again."""
@@ -105,20 +108,9 @@ class Lane:
             self._expected_pokes = pokes
             self.look_again = True
 
-    def renewed(self, *, usable_until: float) -> None:
-        self.usable_until = usable_until
-
     def deadline(self) -> float:
         """Return until when a request may leave; asked anew for each, as leases are renewed while it waits."""
         return float("-inf") if self.phase is Phase.LOST else self.usable_until
-
-    def keys(self, now: datetime) -> tuple[SigningKey, ...]:
-        """Return the keys that sign at this moment, newest first."""
-        if self._keys is None or (self._keys_until is not None and now >= self._keys_until):
-            self._keys = self.webhook.signing_keys(now)
-            ends = [secret.expires_at for secret in self.webhook.live_secrets(now)]
-            self._keys_until = min((end for end in ends if end is not None), default=None)
-        return self._keys
 
     # --- filling ---------------------------------------------------------------------------------------------
 
@@ -143,26 +135,26 @@ class Lane:
     @property
     def reads(self) -> Reading:
         """What is read of the lane; all but what is simply due the store alone can tell."""
+        in_order = self.webhook.preserve_task_order
         if self.is_suspended:
-            return Reading.PROBE
-        return Reading.IN_ORDER if self.webhook.preserve_task_order else Reading.DUE
+            return Reading.PROBE_IN_ORDER if in_order else Reading.PROBE
+        return Reading.IN_ORDER if in_order else Reading.DUE
 
     def wants_read(self, boot: float) -> bool:
-        is_to_read = self.phase in (Phase.ACTIVE, Phase.LEAVING) and boot >= self._no_read_before
-        if self.reading or not is_to_read:
+        if self.reading or boot < self._no_read_before or self.phase not in (Phase.ACTIVE, Phase.LEAVING):
             return False
         if self.phase is Phase.LEAVING:
             return not self.known and self.pokes is None
-        if self.is_suspended and self.known:
-            return False  # one probe at a time
+        if self.known and (self.is_suspended or (self._settles and self.in_flight)):
+            return False  # one probe at a time, and nothing after what is under way, though it be discarded meanwhile
         return (self.look_again or self._round.goes_on) and len(self.buffer) <= self.window
 
     def begin_read(self, capacity: int) -> LaneAsk:
-        """Ask for as much as there is room for, and for what will be skipped as known; of probes for one."""
+        """Ask for what there is room for, and for what will be skipped as known; of probes, for some to choose from."""
         self._round.begin_read(something_happened=self.look_again)
-        self.reading, self.look_again = True, False
+        self.reading, self.look_again, self._settles = True, False, False
         self._asked_for = (self.webhook.config_version, self.reads)
-        room = 1 if self.is_suspended else max(capacity, 2 * self.window) - len(self.buffer)
+        room = PROBES_IN_TURN if self.is_suspended else max(capacity, 2 * self.window) - len(self.buffer)
         self._read_limit = max(room, 1) + len(self.known)
         return LaneAsk(self._read_limit, self.reads, LOOK_AT, self._round.looked_to)
 
@@ -191,6 +183,9 @@ class Lane:
         self._forget_after_read.clear()
 
     def _take_in_all(self, read: LaneRead) -> None:
+        if self.is_suspended:
+            self._take_in_probe(read.deliveries)
+            return
         for delivery in read.deliveries:
             if delivery.id not in self.known:
                 self._take_in(delivery)
@@ -199,6 +194,11 @@ class Lane:
         nothing_older = all(each.created_at > self._missed_until for each in read.deliveries)
         if self.condition.draining and read.looked_to is None and nothing_older:
             self.condition = replace(self.condition, draining=False)
+
+    def _take_in_probe(self, deliveries: Sequence[QueuedDelivery]) -> None:
+        """Take another one each time: the first may be what its receiver will never take."""
+        if deliveries and not self.known:
+            self._take_in(deliveries[self._probe % len(deliveries)])
 
     def _take_in(self, delivery: QueuedDelivery) -> None:
         self.known.add(delivery.id)

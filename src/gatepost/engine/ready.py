@@ -31,10 +31,22 @@ class ReadyLanes:
         self._well.pop(lane, None)
         self._failing.pop(lane, None)
 
-    def first(self, *, failing_too: bool) -> Lane | None:
-        """Return the lane that has waited longest."""
-        queues = [queue for queue in (self._well, self._failing) if queue and (failing_too or queue is self._well)]
-        if not queues:
-            return None
-        lane, _ = min((next(iter(queue.items())) for queue in queues), key=lambda item: item[1])
-        return lane
+    def first(self, *, room: int, room_for_failing: int) -> Lane | None:
+        """Return the lane that has waited longest, of those that have less in flight than there is room left.
+
+        So the more there is in flight, the less each lane may add, and one that comes anew always finds some room:
+        receivers that are slow, and well all the same, would take all of it otherwise.
+        """
+        waiting = (_first(self._well, room), _first(self._failing, min(room, room_for_failing)))
+        found = [each for each in waiting if each is not None]
+        return min(found, key=lambda item: item[1])[0] if found else None
+
+
+def _first(queue: OrderedDict[Lane, int], room: int) -> tuple[Lane, int] | None:
+    """Those that are passed over go to the end: they have enough."""
+    for _ in range(len(queue) if room > 0 else 0):
+        lane, turn = next(iter(queue.items()))
+        if lane.in_flight < room:
+            return lane, turn
+        queue.move_to_end(lane)
+    return None

@@ -53,7 +53,8 @@ class Reading(Enum):
 
     DUE = "due"  # what is unfinished and due, the longest due first
     IN_ORDER = "in order"  # of that, what has nothing unfinished before it among the events of its tasks, replays apart
-    PROBE = "probe"  # the oldest that is unfinished, due or not, unless its receiver asked us to wait
+    PROBE = "probe"  # what is unfinished, due or not, unless its receiver asked us to wait; the longest due first
+    PROBE_IN_ORDER = "probe in order"  # of that, what could start in order
 
 
 class Position(NamedTuple):
@@ -66,8 +67,8 @@ class Position(NamedTuple):
 class LaneAsk(NamedTuple):
     """What to read of a lane, and how many deliveries at most.
 
-    Shape: `look_at` and `onward_from` are for reading in order: at how many deliveries to look at once, and from where
-           on, beside the head of the queue.
+    Shape: `look_at` and `onward_from` are for what is read in order: at how many deliveries to look at once, and from
+           where on, beside the head of the queue.
     """
 
     limit: int
@@ -211,5 +212,6 @@ class LaneStore(Protocol):
     async def sweep(self, *, now: datetime) -> int:
         """Poke lanes that hold due deliveries but are not due themselves, held ones excepted; return how many.
 
+        Lanes that are held until a moment absurdly far ahead, but not for ever, are let go.
         What deleted webhooks were still owed becomes dead, with its reason, once nobody holds their lanes.
         """

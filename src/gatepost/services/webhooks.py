@@ -14,6 +14,7 @@ from gatepost.domain.webhooks import (
     Webhook,
     merged_headers,
     new_secret,
+    watches,
     with_changes,
     with_new_secret,
     with_rotation_finalized,
@@ -22,6 +23,9 @@ from gatepost.ports import Chance, Clock, Draws, EngineHints, Page, Saved, Webho
 
 MOST_TRIES = 5
 QUOTA = 1000  # webhooks of one group
+# Of those, how many may ask for events about Gatepost itself: a delivery that is given up is told to each of them, and
+# one event may have been owed to all the others.
+WATCHERS = 10
 NO_SUCH_WEBHOOK = "there is no such webhook in this group"
 
 
@@ -78,6 +82,7 @@ class Webhooks:
         """
         newest = _secret(secret, draws.chance)
         webhook_id = draws.chance.new_id("wh")
+        await self._must_leave_few_watchers(group_id, webhook_id, fields)
         webhook = rules.create(webhook_id, group_id, self._aimed(fields), newest, now=draws.at)
         if await self._webhooks.add_webhook(group_id, webhook, quota=self._quota) is Saved.QUOTA_EXCEEDED:
             raise QuotaExceeded(f"the group has {self._quota} webhooks; delete one first")
@@ -86,6 +91,7 @@ class Webhooks:
 
     async def replace(self, group_id: str, webhook_id: str, fields: Mapping[str, Any]) -> Webhook:
         """Set every field, those not given to their defaults. Header names not given are removed."""
+        await self._must_leave_few_watchers(group_id, webhook_id, fields)
         whole = {**DEFAULTS, **fields}
         return await self._edit(
             group_id, webhook_id, lambda stored, now: self._edited(stored, whole, now=now, keep_others=False)
@@ -93,6 +99,7 @@ class Webhooks:
 
     async def update(self, group_id: str, webhook_id: str, fields: Mapping[str, Any]) -> Webhook:
         """Set the fields given and keep all others. Headers are merged: an empty value deletes its name."""
+        await self._must_leave_few_watchers(group_id, webhook_id, fields)
         return await self._edit(
             group_id, webhook_id, lambda stored, now: self._edited(stored, fields, now=now, keep_others=True)
         )
@@ -135,6 +142,15 @@ class Webhooks:
                 self._hints.webhook_changed(webhook_id)
                 return edited
         raise VersionConflict("the webhook is being edited by others; read it and try again")
+
+    async def _must_leave_few_watchers(self, group_id: str, webhook_id: str, fields: Mapping[str, Any]) -> None:
+        """Raises: QuotaExceeded, when one more webhook would ask for events about Gatepost itself than may."""
+        if not watches(fields.get("events", ())):
+            return
+        others = (await self._webhooks.subscriptions(group_id)).items
+        watchers = [each for each in others if watches(each.events) and each.webhook_id != webhook_id]
+        if len(watchers) >= WATCHERS:
+            raise QuotaExceeded(f"{WATCHERS} webhooks of the group ask for webhook.* or delivery.* already")
 
     def _edited(self, stored: Webhook, fields: Mapping[str, Any], *, now: datetime, keep_others: bool) -> Webhook:
         changes = self._aimed(fields)

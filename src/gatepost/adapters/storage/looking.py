@@ -5,6 +5,10 @@ from typing import NamedTuple
 from gatepost.adapters.storage.rows import from_ms, to_ms
 from gatepost.ports import Position
 
+# In SQL: of a task, how many versions back an unfinished one is looked for. A task may have had any number of them, and
+# each that is free to go would walk them all.
+MOST_VERSIONS = 1000
+
 
 class Place(NamedTuple):
     """A due time, in milliseconds, and a delivery's id."""

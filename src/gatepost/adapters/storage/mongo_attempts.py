@@ -47,14 +47,13 @@ from gatepost.adapters.storage.mongo_driver import (
 from gatepost.adapters.storage.mongo_operator_events import emit_operator_events
 from gatepost.adapters.storage.mongo_stats import count
 from gatepost.adapters.storage.mongo_webhook_documents import CONDITION_FIELDS, condition_fields
-from gatepost.adapters.storage.recording import without_response
+from gatepost.adapters.storage.recording import PROBES_KEPT, without_response
 from gatepost.adapters.storage.rows import NEVER_MS, to_ms
 from gatepost.domain.deliveries import Status
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.outcomes import ErrorClass
 from gatepost.ports import LaneOutcomes, Settled
 
-_MOST_PROBES = 20  # that failed: they count for nothing, and the newest are kept
 _LANE_FIELDS = dict.fromkeys(("token", "unclean", "window", "hold_until", "enabled_at"), 1) | CONDITION_FIELDS
 
 # What a server says of the document it was given, and would say of it for ever. Whatever else it says, known or not, is
@@ -215,7 +214,7 @@ def _update(settled: Settled, probes: Sequence[str], stamp: str) -> UpdateOne:
     asked, attempt = _awaiting(settled), settled.attempt
     if settled.progress is None:  # a probe that failed
         change: Document = {"$set": {f"probes.{attempt.id}": attempt_document(attempt)}}
-        if attempt.id not in probes and (oldest := probes[_MOST_PROBES - 1 :]):
+        if attempt.id not in probes and (oldest := probes[PROBES_KEPT - 1 :]):
             change["$unset"] = {f"probes.{each}": "" for each in oldest}
         return UpdateOne(asked, change)
     place = {f"attempts.{attempt.number}": attempt_document(attempt)}

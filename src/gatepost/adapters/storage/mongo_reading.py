@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 from gatepost.adapters.storage.looking import HEAD, Place, place_of, position_of
 from gatepost.adapters.storage.mongo_documents import DELIVERY_FIELDS, OPEN, delivery_from_document
 from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, parts_of, several
-from gatepost.adapters.storage.rows import from_ms_or_none
+from gatepost.adapters.storage.rows import NEVER_MS, from_ms_or_none
 from gatepost.domain.deliveries import QueuedDelivery, queued
 from gatepost.ports import LaneAsk, LaneRead, Reading
 
 _DUE_FIRST = [("next_attempt_at", 1), ("id", 1)]
-_READ_FIELDS = DELIVERY_FIELDS | {"places": 1}
+_READ_FIELDS = DELIVERY_FIELDS | {"places": 1, "not_before": 1}
 
 
 async def read_lanes(mongo: Mongo, asked: Mapping[str, LaneAsk], now: int) -> dict[str, LaneRead]:
@@ -59,10 +59,10 @@ async def _found(mongo: Mongo, webhook_id: str, ask: LaneAsk, now: int) -> _Foun
         case Reading.DUE:
             queue = await unfinished(mongo, webhook_id, ask.limit + 1)
             return _cut(queue, [each for each in queue if each["next_attempt_at"] <= now], ask.limit)
-        case Reading.IN_ORDER:
+        case Reading.IN_ORDER | Reading.PROBE_IN_ORDER:
             return await _in_order(mongo, webhook_id, ask, now)
         case Reading.PROBE:
-            return await _probe(mongo, webhook_id, now)
+            return await _probe(mongo, webhook_id, ask.limit, now)
 
 
 def _cut(queue: Sequence[Document], due: Sequence[Document], limit: int) -> _Found:
@@ -73,14 +73,11 @@ def _cut(queue: Sequence[Document], due: Sequence[Document], limit: int) -> _Fou
 # --- probing -------------------------------------------------------------------------------------------------
 
 
-async def _probe(mongo: Mongo, webhook_id: str, now: int) -> _Found:
-    """Return the oldest delivery that its receiver has not asked to wait with."""
+async def _probe(mongo: Mongo, webhook_id: str, limit: int, now: int) -> _Found:
+    """Return deliveries that their receiver has not asked to wait with, the longest due first."""
     asked = {"webhook_id": webhook_id, "open": OPEN, "not_before": {"$lte": now}}
-    oldest = await fetch(mongo.deliveries.find(asked, _READ_FIELDS).sort("id", 1).limit(1))
-    if oldest:
-        return _Found(oldest, None)
-    waiting = await unfinished(mongo, webhook_id, 1)  # which are all to wait
-    return _Found([], waiting[0]["next_attempt_at"] if waiting else None)
+    found = await fetch(mongo.deliveries.find(asked, _READ_FIELDS).sort(_DUE_FIRST).limit(limit))
+    return _Found(found, await _next_due(mongo, webhook_id, now))
 
 
 # --- in order ------------------------------------------------------------------------------------------------
@@ -88,21 +85,21 @@ async def _probe(mongo: Mongo, webhook_id: str, now: int) -> _Found:
 
 async def _in_order(mongo: Mongo, webhook_id: str, ask: LaneAsk, now: int) -> _Found:
     """Look at the head of the queue; where that ends before the queue, and room is left, look further on as well."""
-    order = _Order(mongo, webhook_id, ask.look_at)
-    at_head, head_ends = await _look(order, HEAD, ask.limit, now)
+    order = _Order(mongo, webhook_id, ask.look_at, now, now if ask.reading is Reading.IN_ORDER else NEVER_MS)
+    at_head, head_ends = await _look(order, HEAD, ask.limit)
     next_due = await _next_due(mongo, webhook_id, now)
     if len(at_head) == ask.limit:
         return _Found(at_head, next_due, place_of(ask.onward_from) if ask.onward_from else None)
     if head_ends is None:
         return _Found(at_head, next_due)
     begin = max(head_ends, place_of(ask.onward_from))
-    onward, end = await _look(order, begin, ask.limit - len(at_head), now)
+    onward, end = await _look(order, begin, ask.limit - len(at_head))
     return _Found([*at_head, *onward], next_due, end)
 
 
-async def _look(order: "_Order", begin: Place, most: int, now: int) -> tuple[list[Document], Place | None]:
+async def _look(order: "_Order", begin: Place, most: int) -> tuple[list[Document], Place | None]:
     """Return so many that may start, and where the look ended, if before the end of the queue."""
-    seen = await order.due(begin, now)
+    seen = await order.due(begin)
     startable = (await order.startable(seen))[:most]
     if len(startable) == most:
         return startable, _place(startable[-1])
@@ -122,19 +119,21 @@ async def _next_due(mongo: Mongo, webhook_id: str, now: int) -> int | None:
 class _Order:
     """The unfinished deliveries of a webhook in the order of the tasks they are about, as far as it is asked for."""
 
-    def __init__(self, mongo: Mongo, webhook_id: str, look_at: int) -> None:
+    def __init__(self, mongo: Mongo, webhook_id: str, look_at: int, now: int, until: int) -> None:
         self.look_at = look_at  # deliveries at once
         self._mongo = mongo
         self._webhook_id = webhook_id
+        self._now = now
+        self._until = until  # what is due then
 
-    async def due(self, begin: Place, now: int) -> list[Document]:
+    async def due(self, begin: Place) -> list[Document]:
         """Return what is due after a place, as much as is looked through at once."""
         found: list[Document] = []
-        if HEAD < begin and begin.due_ms <= now:
+        if begin > HEAD and begin.due_ms <= self._until:
             same_time = {"next_attempt_at": begin.due_ms, "id": {"$gt": begin.delivery_id}}
             found = await self._found(same_time, self.look_at)
         if len(found) < self.look_at:
-            later = {"next_attempt_at": {"$gt": begin.due_ms, "$lte": now}}
+            later = {"next_attempt_at": {"$gt": begin.due_ms, "$lte": self._until}}
             found += await self._found(later, self.look_at - len(found))
         return found
 
@@ -151,7 +150,8 @@ class _Order:
         places = list(lowest.values())
         are_first = await several(self._is_first, places)
         first = {place for place, is_first in zip(places, are_first, strict=True) if is_first}
-        return [each for each in deliveries if first.issuperset(each["places"])]
+        free = [each for each in deliveries if first.issuperset(each["places"])]
+        return [each for each in free if each["not_before"] <= self._now]
 
     async def _is_first(self, place: str) -> bool:
         before = {"$gte": f"{_task_of(place)}/", "$lt": place}

@@ -78,7 +78,6 @@ INDEXES: Mapping[str, Sequence[tuple[str, ...]]] = {
     "workers": (("seen_at",),),  # who is alive
     "deliveries": (
         ("webhook_id", "open", "next_attempt_at", "id"),  # a lane: reading, releasing, burying, poking
-        ("webhook_id", "open", "id", "not_before"),  # what to probe with
         ("webhook_id", "open", "places"),  # what comes before, in order
         ("webhook_id", "id"),  # the list of a webhook
         ("group_id", "id"),  # the list of a group

@@ -5,6 +5,7 @@ lies on, keeps nobody from the others.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -16,8 +17,10 @@ from gatepost.adapters.storage.mongo_locks import STATE_FIELDS, settle
 from gatepost.adapters.storage.mongo_outbox import OUTBOX_FIELDS, log_not_relayed, poke, relay
 from gatepost.adapters.storage.mongo_webhook_documents import BURIED, DELETED
 from gatepost.adapters.storage.mongo_webhooks import TOLD_FIELDS, tell
+from gatepost.adapters.storage.rows import NEVER_MS
 from gatepost.domain.deliveries import DeadReason
 from gatepost.domain.errors import StoreUnavailable
+from gatepost.domain.health import NO_HOLD_IS_AS_LONG_AS
 
 log = structlog.get_logger()
 
@@ -44,6 +47,7 @@ async def sweep(mongo: Mongo, now: int) -> int:
         _settle_what_is_locked,
         _tell_what_was_written,
         _bury_what_is_owed_to_the_deleted,
+        _let_go_what_is_held_absurdly,
     ):
         try:
             await step(mongo, now)
@@ -159,6 +163,13 @@ async def _bury(mongo: Mongo, webhook: Mapping[str, Any], now: int) -> None:
 
 
 # --- hints ---------------------------------------------------------------------------------------------------
+
+
+async def _let_go_what_is_held_absurdly(mongo: Mongo, now: int) -> None:
+    """Let go of lanes that are held further ahead than any hold reaches, but not for ever."""
+    absurd = now + NO_HOLD_IS_AS_LONG_AS // timedelta(milliseconds=1)
+    held = {"free": 1, "due_at": {"$lte": now}, "hold_until": {"$gt": absurd, "$lt": NEVER_MS}}
+    await mongo.lanes.update_many(held, {"$set": {"hold_until": 0}})
 
 
 async def _poke_what_was_forgotten(mongo: Mongo, now: int) -> int:

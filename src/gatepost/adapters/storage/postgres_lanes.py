@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from gatepost.adapters.storage.looking import HEAD, Place, place_of, position_of
+from gatepost.adapters.storage.looking import HEAD, MOST_VERSIONS, Place, place_of, position_of
 from gatepost.adapters.storage.rows import NEVER_MS, Row, from_ms_or_none, queued_from, to_ms
 from gatepost.adapters.storage.scripts import Script, fetch
 from gatepost.adapters.storage.sql_lanes import SqlLanes
@@ -36,17 +36,16 @@ ORDER BY lanes.webhook_id, due.next_attempt_at, due.id
 _ASKED = "unnest(?::text[], ?::bigint[]) AS asked (webhook_id, most)"
 _DUE = "webhook_id = lanes.webhook_id AND finished_at IS NULL AND next_attempt_at <= ?"
 _LONGEST_DUE_FIRST = "ORDER BY next_attempt_at, id"
-# Within the index alone. `|| ''` keeps it there: the index of all that the webhook was ever sent has them by id.
-_OLDEST = """id = (
-    SELECT min(id || '') FROM deliveries
-    WHERE webhook_id = lanes.webhook_id AND finished_at IS NULL AND coalesce(not_before, 0) <= ?
-)"""
 # Each with one row more than was asked for, to know when that is due.
 READ_LANES = {
     reading: _READ_LANES.format(asked=_ASKED, looked_to="NULL, NULL", also="", deliveries=f"deliveries WHERE {which}")
     for reading, which in (
         (Reading.DUE, f"{_DUE} {_LONGEST_DUE_FIRST} LIMIT asked.most + 1"),
-        (Reading.PROBE, _OLDEST),
+        (
+            Reading.PROBE,
+            "webhook_id = lanes.webhook_id AND finished_at IS NULL AND coalesce(not_before, 0) <= ?"
+            f" {_LONGEST_DUE_FIRST} LIMIT asked.most + 1",
+        ),
     )
 }
 _ONWARD = f"""
@@ -64,23 +63,26 @@ LOOK = _READ_LANES.format(
     deliveries=f"""(
     SELECT * {_ONWARD} LIMIT asked.look_at
 ) AS looked_through
-WHERE replay_key <> '' OR NOT EXISTS (
+WHERE coalesce(not_before, 0) <= ? AND (replay_key <> '' OR NOT EXISTS (
     SELECT 1 FROM (
         SELECT tasks FROM events
         WHERE group_id = looked_through.group_id AND id = looked_through.event_id LIMIT 1
     ) AS its_event CROSS JOIN LATERAL unnest(string_to_array(its_event.tasks, ' ')) AS task
     WHERE (
-        SELECT 1 FROM event_tasks AS earlier CROSS JOIN LATERAL (
+        SELECT 1 FROM (
+            SELECT event_id FROM event_tasks
+            WHERE group_id = looked_through.group_id AND task_id = split_part(task, ':', 1)
+                  AND version < split_part(task, ':', 2)::bigint
+            ORDER BY version DESC LIMIT {MOST_VERSIONS}
+        ) AS earlier CROSS JOIN LATERAL (
             SELECT 1 FROM deliveries AS before
             WHERE before.event_id = earlier.event_id AND before.webhook_id || '' = looked_through.webhook_id
                   AND before.replay_key = '' AND coalesce(before.finished_at, 0) = 0
             LIMIT 1
         ) AS unfinished
-        WHERE earlier.group_id = looked_through.group_id AND earlier.task_id = split_part(task, ':', 1)
-              AND earlier.version < split_part(task, ':', 2)::bigint
-        ORDER BY earlier.version DESC LIMIT 1
+        LIMIT 1
     ) = 1
-)
+))
 {_LONGEST_DUE_FIRST} LIMIT asked.most""",
 )
 # As `sql_lanes.RELEASE` and `HAND_BACK`, for many lanes at once, locked in the order of their ids. Deliveries are seen
@@ -128,14 +130,17 @@ def _read_lanes(asked: Mapping[str, LaneAsk], now: int) -> Script[Mapping[str, L
         limits = {webhook_id: ask.limit for webhook_id, ask in asked.items() if ask.reading is reading}
         rows = (yield fetch(sql, (list(limits), list(limits.values()), now, now))) if limits else ()
         read |= {webhook_id: _lane_read(its_rows) for webhook_id, its_rows in _by_lane(rows).items()}
-    in_order = {webhook_id: ask for webhook_id, ask in asked.items() if ask.reading is Reading.IN_ORDER}
-    read |= yield from _read_in_order(in_order, now)
+    for reading, until in ((Reading.IN_ORDER, now), (Reading.PROBE_IN_ORDER, NEVER_MS)):
+        in_order = {webhook_id: ask for webhook_id, ask in asked.items() if ask.reading is reading}
+        read |= yield from _read_in_order(in_order, now, until)
     return read
 
 
-def _read_in_order(asked: Mapping[str, LaneAsk], now: int) -> Script[dict[str, LaneRead]]:
+def _read_in_order(asked: Mapping[str, LaneAsk], now: int, until: int) -> Script[dict[str, LaneRead]]:
     """Look at the head of each queue; where that ends before the queue, and room is left, look further on as well."""
-    read = yield from _look({webhook_id: (ask.limit, ask.look_at, HEAD) for webhook_id, ask in asked.items()}, now)
+    read = yield from _look(
+        {webhook_id: (ask.limit, ask.look_at, HEAD) for webhook_id, ask in asked.items()}, now, until
+    )
     onward = {}
     for webhook_id, at_head in read.items():
         ask = asked[webhook_id]
@@ -145,13 +150,13 @@ def _read_in_order(asked: Mapping[str, LaneAsk], now: int) -> Script[dict[str, L
         elif at_head.looked_to is not None:
             begin = max(place_of(at_head.looked_to), place_of(ask.onward_from))
             onward[webhook_id] = (room, ask.look_at, begin)
-    for webhook_id, further in (yield from _look(onward, now)).items():
+    for webhook_id, further in (yield from _look(onward, now, until)).items():
         deliveries = [*read[webhook_id].deliveries, *further.deliveries]
         read[webhook_id] = replace(read[webhook_id], deliveries=deliveries, looked_to=further.looked_to)
     return read
 
 
-def _look(looks: Mapping[str, tuple[int, int, Place]], now: int) -> Script[dict[str, LaneRead]]:
+def _look(looks: Mapping[str, tuple[int, int, Place]], now: int, until: int) -> Script[dict[str, LaneRead]]:
     """Look for so many that may start, among so many from a place on.
 
     `looked_to` is where that ended, if before the queue's end.
@@ -160,7 +165,7 @@ def _look(looks: Mapping[str, tuple[int, int, Place]], now: int) -> Script[dict[
         return {}
     rows_asked = [(webhook_id, most, look_at, *begin) for webhook_id, (most, look_at, begin) in looks.items()]
     columns = zip(*rows_asked, strict=True)
-    rows = yield fetch(LOOK, (*map(list, columns), now, now, now))
+    rows = yield fetch(LOOK, (*map(list, columns), until, until, now, now))
     return {webhook_id: _looked_through(its_rows) for webhook_id, its_rows in _by_lane(rows).items()}
 
 

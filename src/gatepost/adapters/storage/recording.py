@@ -6,6 +6,8 @@ from datetime import timedelta
 from gatepost.domain.outcomes import ErrorClass, Unreachable
 from gatepost.ports import Settled
 
+PROBES_KEPT = 20  # of each delivery, of those that failed: the newest
+
 
 def without_response(settled: Settled) -> Settled:
     """Return an attempt that the store can hold in any case; what it means for the delivery stays."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import NamedTuple
 
-from gatepost.adapters.storage.recording import without_response
+from gatepost.adapters.storage.recording import PROBES_KEPT, without_response
 from gatepost.adapters.storage.rows import (
     ATTEMPT_COLUMNS,
     ATTEMPT_TYPES,
@@ -28,6 +28,7 @@ from gatepost.adapters.storage.scripts import (
     Recorded,
     Script,
     Unstorable,
+    execute,
     execute_many,
     fetch,
     fetch_many,
@@ -71,6 +72,13 @@ ON CONFLICT (delivery_id, number, probe_key) DO UPDATE SET
     outcome = excluded.outcome, status_code = excluded.status_code, headers = excluded.headers,
     body = excluded.body, truncated = excluded.truncated, error_class = excluded.error_class,
     detail = excluded.detail
+"""
+# Failed probes are all unfinished deliveries have without end: the newest tell what was the matter.
+TRIM_PROBES = f"""
+DELETE FROM attempts WHERE delivery_id = ? AND probe_key <> '' AND probe_key NOT IN (
+    SELECT probe_key FROM attempts WHERE delivery_id = ? AND probe_key <> ''
+    ORDER BY started_at DESC, probe_key DESC LIMIT {PROBES_KEPT}
+)
 """
 _SET_PROGRESS = f"""
 WITH new (id, expected_count, {PROGRESS_COLUMNS}) AS (VALUES {{rows}})
@@ -232,6 +240,8 @@ def _write_attempts(lanes: Sequence[LaneRows]) -> Script[set[str]]:
         moved |= {row[0] for row in moves}
     elif moves:
         moved |= {delivery_id for (delivery_id,) in (yield fetch_many(MOVE_SOME, moves, MOVE_TYPES))}
+    for probed in [each.delivery.id for lane in lanes for each in lane.outcomes.settled if each.progress is None]:
+        yield execute(TRIM_PROBES, (probed, probed))
     if replaced:
         yield execute_many(REPLACE_ATTEMPTS, replaced, ADD_TYPES)
         moved |= {delivery_id for (delivery_id,) in (yield fetch_many(AMEND_SOME, amended, MOVE_TYPES))}

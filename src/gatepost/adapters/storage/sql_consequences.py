@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from gatepost.adapters.storage.rows import from_words, to_ms
 from gatepost.adapters.storage.scripts import IN_LIST, LOCKED, Script, fetch, listed
-from gatepost.adapters.storage.sql_emitting import add_event_once, owe
+from gatepost.adapters.storage.sql_emitting import emit_once
 from gatepost.adapters.storage.sql_webhooks import disable
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.events import Event
@@ -51,16 +51,19 @@ def disable_webhooks(batch: Iterable[LaneOutcomes]) -> Script[list[Told]]:
 
 def tell(events: Sequence[Told]) -> Script[list[QueuedDelivery]]:
     """Add operator events and what is owed for them to the webhooks of their groups, as these are now."""
-    queued: list[QueuedDelivery] = []
+    if not events:
+        return []
     groups: dict[str, Subscriptions] = {}
-    for event, about in events:
-        if event.group_id not in groups:
-            groups[event.group_id] = yield from _subscriptions(event.group_id)
-        group = groups[event.group_id]
-        if (yield from add_event_once(event, group.version)):
-            emitted = yield from owe(event, owed_to(group.items, event, about=about))
-            queued += emitted.queued
-    return queued
+    for group_id in sorted({event.group_id for event, _ in events}):
+        groups[group_id] = yield from _subscriptions(group_id)
+    return (
+        yield from emit_once(
+            [
+                (event, owed_to(groups[event.group_id].items, event, about=about), groups[event.group_id].version)
+                for event, about in events
+            ]
+        )
+    )
 
 
 def _disabling(settled: Iterable[Settled]) -> list[Settled]:

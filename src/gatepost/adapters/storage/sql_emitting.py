@@ -13,8 +13,8 @@ from gatepost.adapters.storage.rows import (
     from_words,
     to_words,
 )
-from gatepost.adapters.storage.scripts import Emitted, Script, execute, execute_many, fetch, poke
-from gatepost.domain.deliveries import Delivery, queued
+from gatepost.adapters.storage.scripts import Emitted, Script, execute, execute_many, fetch, fetch_many, poke
+from gatepost.domain.deliveries import Delivery, QueuedDelivery, queued
 from gatepost.domain.events import Event
 from gatepost.ports import Saved
 
@@ -28,6 +28,8 @@ SELECT coalesce((SELECT webhooks_version FROM groups WHERE id = ?), 0),
 EVENT = f"{EVENT_COLUMNS}, tasks"
 _ADD_EVENT = f"INSERT INTO events ({EVENT}, webhooks_version) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _ADD_EVENT_ONCE = f"{_ADD_EVENT} ON CONFLICT DO NOTHING"
+ADD_EVENTS_ONCE = f"INSERT INTO events ({EVENT}, webhooks_version) VALUES {{rows}} ON CONFLICT DO NOTHING RETURNING id"
+ADD_EVENTS_TYPES = "text text text bigint text text bigint bytea text bigint"
 _ADD_EVENT_TASKS = "INSERT INTO event_tasks (group_id, task_id, version, event_id) VALUES {rows}"
 ADD_DELIVERIES = f"INSERT INTO deliveries ({DELIVERY_COLUMNS}, replay_key) VALUES {{rows}}"
 
@@ -53,13 +55,29 @@ def add_event_once(event: Event, webhooks_version: int) -> Script[bool]:
     return bool((yield execute(_ADD_EVENT_ONCE, _event_row(event, webhooks_version))))
 
 
+def emit_once(emissions: Sequence[tuple[Event, Sequence[Delivery], int]]) -> Script[list[QueuedDelivery]]:
+    """Add events that belong to no task, and what is owed for those that are not there yet.
+
+    Shape: with each event the version of its group's webhooks; of one group or of several.
+    """
+    rows = [_event_row(event, webhooks_version) for event, _, webhooks_version in emissions]
+    added = {event_id for (event_id,) in (yield fetch_many(ADD_EVENTS_ONCE, rows, ADD_EVENTS_TYPES))}
+    new = [(event, deliveries) for event, deliveries, _ in emissions if event.id in added]
+    yield from _add_deliveries([each for _, deliveries in new for each in deliveries])
+    return [queued(each, body=event.body, hop=event.hop) for event, deliveries in new for each in deliveries]
+
+
 def owe(event: Event, deliveries: Sequence[Delivery]) -> Script[Emitted]:
     """Add the deliveries that are owed for an event, and poke their lanes."""
+    yield from _add_deliveries(deliveries)
+    return Emitted(Saved.DONE, [queued(each, body=event.body, hop=event.hop) for each in deliveries])
+
+
+def _add_deliveries(deliveries: Sequence[Delivery]) -> Script[None]:
     if deliveries:
         rows = [delivery_row(each) for each in deliveries]
         yield execute_many(ADD_DELIVERIES, rows, DELIVERY_TYPES)
         yield poke({row[2]: row[9] for row in rows})
-    return Emitted(Saved.DONE, [queued(each, body=event.body, hop=event.hop) for each in deliveries])
 
 
 def _event_row(event: Event, webhooks_version: int) -> Row:

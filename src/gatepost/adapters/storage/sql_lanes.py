@@ -5,7 +5,7 @@ Statements that touch several lanes take them in the order of `webhook_id`, so t
 locks cannot wait for each other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from gatepost.adapters.storage.rows import (
@@ -15,6 +15,7 @@ from gatepost.adapters.storage.rows import (
     to_ms,
 )
 from gatepost.adapters.storage.scripts import (
+    IN_LIST,
     LOCK_LANE,
     UNLESS_LOCKED,
     Database,
@@ -22,9 +23,11 @@ from gatepost.adapters.storage.scripts import (
     execute,
     execute_many,
     fetch,
+    listed,
     poke,
 )
 from gatepost.adapters.storage.sql_owners import room_for
+from gatepost.domain.health import NO_HOLD_IS_AS_LONG_AS
 from gatepost.ports import Leased, LeasedLane
 
 # --- leasing -------------------------------------------------------------------------------------------------
@@ -67,6 +70,10 @@ SELECT webhook_id FROM lanes WHERE owner = '' AND due_at > ? AND hold_until <= ?
     SELECT next_attempt_at FROM deliveries
     WHERE webhook_id = lanes.webhook_id AND finished_at IS NULL ORDER BY next_attempt_at LIMIT 1) <= ?
 """
+HELD_ABSURDLY = f"""
+SELECT webhook_id FROM lanes WHERE owner = '' AND due_at <= ? AND hold_until > ? AND hold_until < {NEVER_MS}
+"""
+LET_GO = f"UPDATE lanes SET hold_until = 0 WHERE webhook_id {IN_LIST} AND hold_until > ? AND hold_until < {NEVER_MS}"
 # Not while somebody holds the lane: what is in flight may yet be answered, and is then recorded as it ended.
 _NOT_HELD = "NOT EXISTS (SELECT 1 FROM lanes WHERE webhook_id = {} AND owner <> '' AND lease_until >= ?)"
 ORPHANING = f"""
@@ -74,7 +81,8 @@ SELECT id FROM webhooks WHERE deleted_at IS NOT NULL AND {_NOT_HELD.format("webh
     SELECT id FROM deliveries WHERE webhook_id = webhooks.id AND finished_at IS NULL LIMIT 1) IS NOT NULL
 """
 BURY = f"""
-UPDATE deliveries SET status = 'dead-letter', dead_reason = 'webhook_deleted', next_attempt_at = NULL, finished_at = ?
+UPDATE deliveries SET status = 'dead-letter', dead_reason = 'webhook_deleted', next_attempt_at = NULL,
+       not_before = NULL, finished_at = ?
 WHERE id IN (SELECT id FROM deliveries WHERE webhook_id = ? AND finished_at IS NULL LIMIT ?)
       AND coalesce(finished_at, 0) = 0 AND {_NOT_HELD.format("?")}
 """
@@ -91,7 +99,10 @@ class SqlLanes:
 
     async def sweep(self, *, now: datetime) -> int:
         # Searched for by a reader, as there is nothing to find most of the time.
-        forgotten, orphaning = await self._database.read_lanes(_look_for_work(to_ms(now)))
+        absurd = to_ms(now + NO_HOLD_IS_AS_LONG_AS)
+        forgotten, orphaning, held = await self._database.read_lanes(_look_for_work(to_ms(now), absurd))
+        if held:
+            await self._database.write_lanes(_let_go(held, absurd))
         for webhook_id in orphaning:
             while await self._database.write_lanes(_bury(webhook_id, to_ms(now))) == _BURIED_AT_ONCE:
                 pass
@@ -124,10 +135,15 @@ def _lease_lanes(owner: str, limit: int, now: datetime, lease: timedelta) -> Scr
     return Leased(lanes, from_ms_or_none(next_due_at))
 
 
-def _look_for_work(now: int) -> Script[tuple[list[str], list[str]]]:
+def _look_for_work(now: int, absurd: int) -> Script[tuple[list[str], list[str], list[str]]]:
     forgotten = yield fetch(FORGOTTEN, (now, now, now))
     orphaning = yield fetch(ORPHANING, (now,))
-    return [webhook_id for (webhook_id,) in forgotten], [webhook_id for (webhook_id,) in orphaning]
+    held = yield fetch(HELD_ABSURDLY, (now, absurd))
+    return [each for (each,) in forgotten], [each for (each,) in orphaning], [each for (each,) in held]
+
+
+def _let_go(webhook_ids: Sequence[str], absurd: int) -> Script[None]:
+    yield execute(LET_GO, (listed(sorted(webhook_ids)), absurd))
 
 
 def _bury(webhook_id: str, now: int) -> Script[int]:

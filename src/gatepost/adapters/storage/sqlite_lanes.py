@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from gatepost.adapters.storage.looking import HEAD, Place, place_of, position_of
+from gatepost.adapters.storage.looking import HEAD, MOST_VERSIONS, Place, place_of, position_of
 from gatepost.adapters.storage.rows import NEVER_MS, Row, from_ms, queued_from, to_ms
 from gatepost.adapters.storage.scripts import IN_LIST, Script, execute, fetch
 from gatepost.adapters.storage.sql_lanes import SqlLanes
@@ -44,26 +44,27 @@ ORDER BY next_attempt_at, id
 # Of each task, down from the version before: what has something unfinished before it mostly has it right there.
 LOOK = f"""
 {_QUEUED} FROM (SELECT * {_ONWARD} LIMIT ?) AS d {_EVENT}
-WHERE d.replay_key <> '' OR NOT EXISTS (
+WHERE coalesce(d.not_before, 0) <= ? AND (d.replay_key <> '' OR NOT EXISTS (
     SELECT 1 FROM json_each('["' || replace(e.tasks, ' ', '","') || '"]')
     WHERE (
-        SELECT 1 FROM event_tasks AS earlier CROSS JOIN deliveries AS before
-        WHERE earlier.group_id = d.group_id AND earlier.task_id = substr(value, 1, instr(value, ':') - 1)
-              AND earlier.version < CAST(substr(value, instr(value, ':') + 1) AS INTEGER)
-              AND before.event_id = earlier.event_id AND before.webhook_id = d.webhook_id AND before.replay_key = ''
+        SELECT 1 FROM (
+            SELECT event_id FROM event_tasks
+            WHERE group_id = d.group_id AND task_id = substr(value, 1, instr(value, ':') - 1)
+                  AND version < CAST(substr(value, instr(value, ':') + 1) AS INTEGER)
+            ORDER BY version DESC LIMIT {MOST_VERSIONS}
+        ) AS earlier CROSS JOIN deliveries AS before
+        WHERE before.event_id = earlier.event_id AND before.webhook_id = d.webhook_id AND before.replay_key = ''
               AND coalesce(before.finished_at, 0) = 0
-        ORDER BY earlier.version DESC LIMIT 1
+        LIMIT 1
     )
-)
+))
 ORDER BY d.next_attempt_at, d.id LIMIT ?
 """
 LOOKED_TO = f"SELECT next_attempt_at, id {_ONWARD} LIMIT 1 OFFSET ? - 1"
-# Within the index alone. `|| ''` keeps it there: the index of all that the webhook was ever sent has them by id.
 PROBE = f"""
-{_QUEUED} FROM deliveries d {_EVENT} WHERE d.id = (
-    SELECT min(id || '') FROM deliveries
-    WHERE webhook_id = ? AND finished_at IS NULL AND coalesce(not_before, 0) <= ?
-) LIMIT ?
+{_QUEUED} FROM deliveries d {_EVENT}
+WHERE d.webhook_id = ? AND d.finished_at IS NULL AND coalesce(d.not_before, 0) <= ?
+ORDER BY d.next_attempt_at, d.id LIMIT ?
 """
 NEXT_ATTEMPT = """
 SELECT next_attempt_at FROM deliveries WHERE webhook_id = ? AND finished_at IS NULL AND next_attempt_at > ?
@@ -89,8 +90,8 @@ def _read_lanes(asked: Mapping[str, LaneAsk], now: int) -> Script[Mapping[str, L
             continue
         [(token, pokes)] = lane
         looked_to = None
-        if ask.reading is Reading.IN_ORDER:
-            rows, looked_to = yield from _look(webhook_id, ask, now)
+        if ask.reading in (Reading.IN_ORDER, Reading.PROBE_IN_ORDER):
+            rows, looked_to = yield from _look_round(webhook_id, ask, now)
         else:  # one more, to know when it is due
             rows = yield fetch(DUE if ask.reading is Reading.DUE else PROBE, (webhook_id, now, ask.limit + 1))
         after = rows[ask.limit :] or (yield fetch(NEXT_ATTEMPT, (webhook_id, now)))
@@ -99,25 +100,25 @@ def _read_lanes(asked: Mapping[str, LaneAsk], now: int) -> Script[Mapping[str, L
     return read
 
 
-def _look(webhook_id: str, ask: LaneAsk, now: int) -> Script[tuple[Sequence[Row], Position | None]]:
+def _look_round(webhook_id: str, ask: LaneAsk, now: int) -> Script[tuple[Sequence[Row], Position | None]]:
     """Return what may start in order, at the head of the queue and further on, and where to go on next time."""
-    at_head = yield fetch(LOOK, (webhook_id, now, *HEAD, ask.look_at, ask.limit))
+    due = (webhook_id, now if ask.reading is Reading.IN_ORDER else NEVER_MS)
+    at_head = yield fetch(LOOK, (*due, *HEAD, ask.look_at, now, ask.limit))
     if len(at_head) == ask.limit:
         return at_head, ask.onward_from
-    head_ends = yield from _looked_to(webhook_id, now, HEAD, ask.look_at)
+    head_ends = _place_in((yield fetch(LOOKED_TO, (*due, *HEAD, ask.look_at))))
     if head_ends is None:
         return at_head, None
     begin = max(head_ends, place_of(ask.onward_from))
-    onward = yield fetch(LOOK, (webhook_id, now, *begin, ask.look_at, ask.limit - len(at_head)))
+    onward = yield fetch(LOOK, (*due, *begin, ask.look_at, now, ask.limit - len(at_head)))
     is_full = len(at_head) + len(onward) == ask.limit
-    end = Place(*onward[-1][:2]) if is_full else (yield from _looked_to(webhook_id, now, begin, ask.look_at))
+    end = _place_in(onward[-1:] if is_full else (yield fetch(LOOKED_TO, (*due, *begin, ask.look_at))))
     return [*at_head, *onward], position_of(end)
 
 
-def _looked_to(webhook_id: str, now: int, begin: Place, look_at: int) -> Script[Place | None]:
-    """Return where a look at so many ended; None when it came to the end of the queue."""
-    rows = yield fetch(LOOKED_TO, (webhook_id, now, *begin, look_at))
-    return Place(*rows[0]) if rows else None
+def _place_in(rows: Sequence[Row]) -> Place | None:
+    """Return where a look ended; None when it came to the end of the queue."""
+    return Place(*rows[0][:2]) if rows else None
 
 
 def _release_lanes(releases: Sequence[Release]) -> Script[set[str]]:
