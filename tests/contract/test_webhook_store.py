@@ -3,7 +3,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.builders import GROUP_ID, accepted, make_group, make_webhook, new_id, subscription_of
+from tests.builders import GROUP_ID, accepted, make_group, make_webhook, new_id, refused, subscription_of
 from tests.contract.backends import Backend, Store
 from tests.contract.steps import (
     ADA,
@@ -14,6 +14,7 @@ from tests.contract.steps import (
     give_back,
     lease,
     lease_one,
+    leased_with_one,
     pokes_of,
     read,
     read_one,
@@ -399,6 +400,19 @@ async def test_the_sweep_buries_what_a_deleted_webhook_was_still_owed(store: Sto
     assert await detail(store, done) == delivered
     assert (await detail(store, waiting)).delivery == waiting
     assert list((await read(store, webhook, now=LATER)).deliveries) == []
+
+
+async def test_what_is_buried_waits_for_nothing_more(store: Store) -> None:
+    webhook, lane, delivery, queued = await leased_with_one(store)
+    await record(store, lane, queued, refused(headers=(("Retry-After", "3600"),)))
+    await store.leave(ADA)
+    await store.delete_webhook(GROUP_ID, webhook.id, now=NOW)
+
+    await store.sweep(now=LATER)
+
+    progress = (await detail(store, delivery)).delivery.progress
+    assert (progress.dead_reason, progress.attempt_count) == (DeadReason.WEBHOOK_DELETED, 1)
+    assert (progress.next_attempt_at, progress.not_before) == (None, None)
 
 
 async def test_deliveries_of_a_deleted_webhook_wait_for_the_sweep_unchanged(store: Store) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.builders import accepted, make_settled, refused
+from tests.builders import GROUP_ID, accepted, make_settled, refused
 from tests.contract.backends import MongoBackend, Store
 from tests.contract.steps import (
     ADA,
@@ -145,6 +145,21 @@ async def test_the_window_of_an_owner_that_lost_its_lane_meanwhile_is_not_kept(
 
     theirs = await lease_one(other_store, webhook, EVE, now=NOW + 2 * HOUR)
     assert (theirs.window, theirs.unclean) == (1, 2)
+
+
+async def test_an_owner_that_looks_again_while_its_backlog_is_discarded_is_told_to_look_once_more(
+    store: Store, other_store: Store
+) -> None:
+    webhook, _, delivery, _ = await leased_with_one(store)
+
+    discarding = store.discard_backlog(GROUP_ID, webhook.id, now=NOW)
+    async with Tap(store).stopped_before("deliveries.update_many", discarding):
+        before = (await other_store.lane_marks([webhook.id]))[webhook.id]
+        assert (await read_one(other_store, webhook)).id == delivery.id
+
+    after = (await other_store.lane_marks([webhook.id]))[webhook.id]
+    assert after.config_version > before.config_version > webhook.config_version
+    assert (await read(other_store, webhook)).deliveries == []
 
 
 async def test_probes_are_kept_beside_the_attempts_the_newest_twenty(store: Store) -> None:

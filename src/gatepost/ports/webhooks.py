@@ -85,8 +85,9 @@ class DeliveryLog(Protocol):
     async def discard_backlog(self, group_id: str, webhook_id: str, *, now: datetime) -> int:
         """Make dead, as discarded, what the webhook is owed by now; return how many. In steps, each its own write.
 
-        The first raises `config_version`: an owner reads its lane anew. What is under way and then accepted counts as
-        delivered all the same.
+        `config_version` rises with the first, and once more when an owner may have read some of it since: what was read
+        at the version that it ends with was not discarded. What is under way and then accepted counts as delivered all
+        the same.
         """
 
     async def add_test(self, group_id: str, event: Event, delivery: Delivery, attempt: Attempt) -> None:

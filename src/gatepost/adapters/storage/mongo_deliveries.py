@@ -120,24 +120,30 @@ async def _add_replay(mongo: Mongo, group_id: str, delivery: Delivery) -> Saved:
 
 
 async def _discard_backlog(mongo: Mongo, group_id: str, webhook_id: str, now: int) -> int:
-    # First, so that no owner goes on for long with what it has read. What comes in meanwhile is left, or it might go on
-    # for ever.
-    raised = await mongo.webhooks.update_one(
-        {"_id": webhook_id, "group_id": group_id, "deleted": 0}, {"$inc": {"config_version": 1}}
-    )
+    # First, so that no owner goes on for long with what it has read; and last, as it may have read more since. What
+    # comes in meanwhile is left, or it might go on for ever.
+    if not await _raise_config_version(mongo, group_id, webhook_id):
+        return 0
     discarded = 0
     owed: Document = {"webhook_id": webhook_id, "open": OPEN}
-    while raised.matched_count:
+    dead = dead_fields(DeadReason.DISCARDED, now=now)
+    while True:
         found = mongo.deliveries.find({**owed, "created_at": {"$lte": now}}, {"_id": 1}).sort("id", 1)
         part = [each["_id"] for each in await fetch(found.limit(_DISCARDED_AT_ONCE))]
         if not part:
             break
         # Asked again whether it is still open, as its last attempt may have been recorded meanwhile.
-        dead = dead_fields(DeadReason.DISCARDED, now=now)
         discarded += (await mongo.deliveries.update_many({"_id": {"$in": part}, **owed}, {"$set": dead})).matched_count
     return discarded
+    if discarded:
+        await _raise_config_version(mongo, group_id, webhook_id)
 
 
 async def _add_test(mongo: Mongo, event: Event, delivery: Document) -> None:
+async def _raise_config_version(mongo: Mongo, group_id: str, webhook_id: str) -> bool:
+    live = {"_id": webhook_id, "group_id": group_id, "deleted": 0}
+    return (await mongo.webhooks.update_one(live, {"$inc": {"config_version": 1}})).matched_count == 1
+
+
     await insert_new(mongo.events, [event_document(event, webhooks_version=0) | NOTHING_WAITS])
     await insert_new(mongo.deliveries, [delivery])

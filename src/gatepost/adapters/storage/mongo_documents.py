@@ -190,6 +190,7 @@ def dead_fields(reason: DeadReason, *, now: int) -> Document:
         "status": Status.DEAD_LETTER.value,
         "dead_reason": reason.value,
         "next_attempt_at": NEVER_MS,
+        "not_before": 0,
         "finished_at": now,
         "open": DISCARDED if reason is DeadReason.DISCARDED else CLOSED,
     }

@@ -94,10 +94,12 @@ class SqlDeliveries:
 
     async def discard_backlog(self, group_id: str, webhook_id: str, *, now: datetime) -> int:
         at = to_ms(now)
-        last = discarded = await self._database.write(_discard_first(group_id, webhook_id, at))
+        last = first = discarded = await self._database.write(_discard_first(group_id, webhook_id, at))
         while last == _DISCARDED_AT_ONCE:
             last = await self._database.write(_discard(webhook_id, at))
             discarded += last
+        if discarded > first:  # owners may have read some of it since
+            await self._database.write(_raise_config_version(group_id, webhook_id))
         return discarded
 
 
@@ -163,12 +165,16 @@ def _add_test(event: Event, delivery: Delivery, attempt: Attempt) -> Script[None
 
 
 def _discard_first(group_id: str, webhook_id: str, now: int) -> Script[int]:
-    if not (yield execute(_RAISE_CONFIG_VERSION, (webhook_id, group_id))):
+    if not (yield from _raise_config_version(group_id, webhook_id)):
         return 0
     return (yield from _discard(webhook_id, now))
 
 
 def _discard(webhook_id: str, now: int) -> Script[int]:
+def _raise_config_version(group_id: str, webhook_id: str) -> Script[bool]:
+    return bool((yield execute(_RAISE_CONFIG_VERSION, (webhook_id, group_id))))
+
+
     yield fetch(LOCK_LANE, (webhook_id,))
     discarded: int = yield execute(DISCARD, (now, webhook_id, now, _DISCARDED_AT_ONCE))
     return discarded

@@ -1,8 +1,8 @@
 """Letting go of what is old, in SQL, a little at a time.
 
 Each step looks for rows as a reader does, along their ids, which sort by time, or along their time. Only what it has
-found is written, in a transaction of its own, once it is locked and seen to be still what it was: whoever delivers never
-waits for a search, and for some hundreds of rows at most.
+found is written, in a transaction of its own, once it is locked and seen to be still what it was: whoever delivers
+never waits for a search, and for some hundreds of rows at most.
 """
 
 from collections.abc import Sequence
