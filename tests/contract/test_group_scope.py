@@ -261,7 +261,7 @@ ASKED: dict[str, tuple[Call, object]] = {
     ),
     "cancel_job": (
         lambda store, group, theirs: store.cancel_job(group, theirs.webhook.id, theirs.job.id, now=LATER),
-        Saved.STALE,
+        None,
     ),
 }
 

@@ -3,12 +3,10 @@
 Each race is made, not waited for: a `Tap` stops one store just before a write, or lets its process die there.
 """
 
-from collections.abc import Sequence
-from datetime import datetime
-
 import pytest
-from tests.builders import GROUP_ID, accepted, make_job, make_settled, refused
+from tests.builders import GROUP_ID, accepted, make_job
 from tests.contract.backends import MongoBackend, Store
+from tests.contract.replaying import MADE_AT, STEPPED_AT, add_job, current, finish, lease_job, replayed_in, run_jobs
 from tests.contract.steps import (
     ADA,
     EVE,
@@ -17,31 +15,26 @@ from tests.contract.steps import (
     SECOND,
     add_webhook,
     detail,
+    edit_webhook,
     emit_one,
-    give_back,
     ids,
     lease,
     lease_one,
-    read,
     read_one,
     record,
-    record_settled,
     taking,
 )
 from tests.fakes import NOW
-from tests.integration.mongodb_rigs import documents
+from tests.integration.mongodb_rigs import documents, mongo_of
 from tests.integration.taps import Tap
 
 from gatepost.domain.deliveries import Delivery, QueuedDelivery, Status
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.replays import JobStatus, ReplayJob
 from gatepost.domain.retention import Kept
-from gatepost.domain.retry import ONE_ATTEMPT
 from gatepost.domain.webhooks import Webhook
-from gatepost.ports import Advanced, DeliveryQuery, JobLease, Saved, Step
+from gatepost.ports import Advanced, JobLease, Saved, Step
 
-MADE_AT = NOW + HOUR
-STEPPED_AT = MADE_AT + SECOND
 LAPSED_AT = STEPPED_AT + LEASE + SECOND
 
 STEPPING = [
@@ -93,14 +86,14 @@ async def test_wherever_its_process_dies_a_step_is_taken_whole_and_once(
     assert advanced == (Advanced(Step.MOVED, 2) if number > 1 else None)
     assert (await current(other_store, job)).done == (2 if is_committed else 0)
     if finished_by == "who leases a job that was cancelled":
-        assert await other_store.cancel_job(GROUP_ID, webhook.id, job.id, now=STEPPED_AT) is Saved.DONE
+        await other_store.cancel_job(GROUP_ID, webhook.id, job.id, now=STEPPED_AT)
         for _ in range(2):
             assert await run_jobs(other_store, EVE, now=LAPSED_AT) == []
         originals = originals[:2] if is_committed else []
     else:
         if finished_by == "another":
             held = await lease_job(other_store, job, EVE, now=LAPSED_AT)
-        await run_through(other_store, held)
+        await to_its_end(other_store, held)
         ended = await current(other_store, job)
         assert (ended.status, ended.done) == (JobStatus.DONE, 3)
 
@@ -142,7 +135,7 @@ async def test_a_job_that_is_cancelled_just_before_the_commit_has_made_nothing(
     held = await lease_job(store, job)
 
     async with Tap(store).stopped_before("replay_jobs.update_one", step(store, held)) as slow:
-        assert await other_store.cancel_job(GROUP_ID, webhook.id, job.id, now=STEPPED_AT) is Saved.DONE
+        await other_store.cancel_job(GROUP_ID, webhook.id, job.id, now=STEPPED_AT)
 
     assert slow.result() == (Step.LOST, 0)
     assert await replayed_in(store, webhook) == []
@@ -162,7 +155,7 @@ async def test_who_is_slow_to_pass_a_step_on_takes_nothing_away_from_the_next(
         assert await step(other_store, theirs, limit=2) == (Step.MOVED, 2)
 
     assert slow.result() == (Step.MOVED, 2)
-    await run_through(store, theirs)
+    await to_its_end(store, theirs)
     assert await replayed_in(store, webhook) == ids(originals)
 
 
@@ -211,7 +204,7 @@ async def test_a_step_looks_through_a_part_of_the_deliveries_and_goes_on_after_i
     made = [await step(store, held) for _ in range(4)]
 
     assert made == [(Step.MOVED, 2), (Step.MOVED, 2), (Step.MOVED, 1), (Step.MOVED, 0)]
-    await run_through(store, held)
+    await to_its_end(store, held)
     assert await replayed_in(store, webhook) == ids(originals)
 
 
@@ -286,7 +279,7 @@ async def test_a_webhook_whose_last_job_is_long_gone_can_have_another(store: Sto
     webhook = await add_webhook(store)
     job = make_job(webhook, created_at=MADE_AT)
     assert await store.add_job(GROUP_ID, job) is Saved.DONE
-    assert await store.cancel_job(GROUP_ID, webhook.id, job.id, now=STEPPED_AT) is Saved.DONE
+    await store.cancel_job(GROUP_ID, webhook.id, job.id, now=STEPPED_AT)
     await run_jobs(store, ADA, now=STEPPED_AT)
     assert (await store.purge(Kept.REPLAYS, before=LAPSED_AT, after="")).purged == 1
     another = make_job(webhook, created_at=LAPSED_AT + HOUR)
@@ -296,51 +289,52 @@ async def test_a_webhook_whose_last_job_is_long_gone_can_have_another(store: Sto
     assert await jobs_of(store, webhook) == [another]
 
 
+# --- leases --------------------------------------------------------------------------------------------------
+
+
+async def test_one_owner_at_a_time_has_jobs_however_many_there_are(store: Store, other_store: Store) -> None:
+    _, job, _ = await job_for(store, 1)
+    await lease_job(store, job)
+    [held] = (await documents(store))["replay_jobs"]
+    others = [{**held, "_id": f"rpl_{n}", "owner": "", "token": 0, "lease_until": 0} for n in range(1_001)]
+    await mongo_of(store).replay_jobs.insert_many(others)
+
+    assert await run_jobs(other_store, EVE) == []
+    assert len(await run_jobs(other_store, EVE, now=LAPSED_AT)) == 10
+
+
+async def test_what_waits_is_looked_through_part_by_part(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gatepost.adapters.storage.mongo_replays._JOBS_AT_ONCE", 2)
+    for _ in range(3):
+        webhook = await add_webhook(store)
+        await add_job(store, webhook)
+        await edit_webhook(store, webhook, enabled=False)
+    ready = [await add_job(store) for _ in range(3)]
+
+    assert [each.job_id for each in await run_jobs(store)] == ids(ready)
+    assert [each.job_id for each in await run_jobs(store, limit=2)] == ids(ready[:2])
+
+
 # --- steps ---------------------------------------------------------------------------------------------------
 
 
 async def job_for(store: Store, count: int) -> tuple[Webhook, ReplayJob, list[Delivery]]:
     """Return a webhook with so many dead letters, and a job to replay them."""
     webhook = await add_webhook(store)
-    originals = [await emit_one(store, webhook) for _ in range(count)]
-    lane = await lease_one(store, webhook)
-    due = (await read(store, webhook)).deliveries
-    await record_settled(store, lane, *(make_settled(each, refused(), policy=ONE_ATTEMPT) for each in due))
-    await give_back(store, webhook, lane)
-    job = make_job(webhook, created_at=MADE_AT, total=count)
-    assert await store.add_job(GROUP_ID, job) is Saved.DONE
+    originals = [await finish(store, webhook) for _ in range(count)]
+    job = await add_job(store, webhook, total=count)
     return webhook, job, originals
-
-
-async def run_jobs(store: Store, owner: str, *, now: datetime) -> Sequence[JobLease]:
-    return await store.lease_jobs(owner, limit=10, now=now, lease=LEASE)
-
-
-async def lease_job(store: Store, job: ReplayJob, owner: str = ADA, *, now: datetime = STEPPED_AT) -> JobLease:
-    return {each.job_id: each for each in await run_jobs(store, owner, now=now)}[job.id]
 
 
 async def step(store: Store, held: JobLease, *, limit: int = 50) -> Advanced:
     return await store.advance_job(held, limit=limit, now=STEPPED_AT)
 
 
-async def run_through(store: Store, held: JobLease) -> None:
+async def to_its_end(store: Store, held: JobLease) -> None:
     for _ in range(9):
         if (await step(store, held, limit=2)).step is Step.ENDED:
             return
     raise AssertionError("it has no end")
-
-
-async def current(store: Store, job: ReplayJob) -> ReplayJob:
-    found = await store.job(GROUP_ID, job.webhook_id, job.id)
-    assert found is not None
-    return found
-
-
-async def replayed_in(store: Store, webhook: Webhook) -> list[str]:
-    """Return what was replayed of a webhook, in order."""
-    page = await store.deliveries(GROUP_ID, DeliveryQuery(webhook_id=webhook.id), limit=100, before=None)
-    return sorted(each.replay_of for each in page.items if each.replay_of)
 
 
 async def jobs_of(store: Store, webhook: Webhook) -> list[ReplayJob]:

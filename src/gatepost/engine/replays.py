@@ -15,7 +15,7 @@ PER_SECOND = 100  # new deliveries, of all jobs together: one owner at a time ha
 STEP = 50  # new deliveries in one write
 JOBS_AT_ONCE = 10  # others come next
 LEASE = timedelta(seconds=5)  # what a killed process delays them; a step is fenced by its token, not by time
-PAUSE = timedelta(milliseconds=20)  # after steps that found nothing, and have further to go
+PAUSE = timedelta(milliseconds=20)  # after steps that made nothing: there may be further to go
 
 log = structlog.get_logger()
 
@@ -36,9 +36,8 @@ class Replays:
             if self._finishing:
                 return None
             jobs = await self._store.lease_jobs(self._owner, limit=JOBS_AT_ONCE, now=self._clock.now(), lease=LEASE)
-            pauses = [await self._step(job, STEP // len(jobs)) for job in jobs]
-        moved = [pause for pause in pauses if pause is not None]
-        return max(PAUSE, sum(moved, timedelta(0))) if moved else None
+            made = [await self._step(job, STEP // len(jobs)) for job in jobs]
+        return max(PAUSE, timedelta(seconds=sum(made) / PER_SECOND)) if jobs else None
 
     async def finish(self) -> None:
         """Begin no more steps; return once the one that is under way has ended."""
@@ -46,13 +45,11 @@ class Replays:
         async with self._stepping:
             pass
 
-    async def _step(self, job: JobLease, limit: int) -> timedelta | None:
-        """Take a step; return how long it takes to send what it made, None when the job has nothing more to do now."""
+    async def _step(self, job: JobLease, limit: int) -> int:
+        """Take a step; return how many deliveries it made."""
         if self._finishing:
-            return None
+            return 0
         advanced = await self._store.advance_job(job, limit=limit, now=self._clock.now())
         if advanced.step is Step.ENDED:
             log.info("replay.ended", job_id=job.job_id)
-        if advanced.step is Step.MOVED or advanced.made:
-            return timedelta(seconds=advanced.made / PER_SECOND)
-        return None
+        return advanced.made

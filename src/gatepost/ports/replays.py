@@ -30,9 +30,8 @@ class Step(Enum):
     """What became of a step."""
 
     MOVED = "moved"
-    WAITING = "waiting"  # the webhook is disabled
     ENDED = "ended"
-    LOST = "lost"  # the job is not ours, or does not run any more
+    LOST = "lost"  # the job is not ours, does not run any more, or waits
 
 
 class Advanced(NamedTuple):
@@ -46,7 +45,7 @@ class ReplayStore(Protocol):
     """Bulk replays as durable jobs.
 
     A job takes the deliveries of its webhook that its filter wants, that are delivered or dead, that were finished when
-    the job was made, and that no job has made.
+    the job was made, and that no job has made; test sends it does not take. While its webhook is disabled, it waits.
     """
 
     async def count_replayable(
@@ -59,17 +58,18 @@ class ReplayStore(Protocol):
         another one of its webhook runs."""
 
     async def job(self, group_id: str, webhook_id: str, job_id: str) -> ReplayJob | None:
-        """Return a job of this webhook of this group."""
+        """Return a job of this webhook of this group, also of one that was deleted."""
 
     async def jobs(self, group_id: str, webhook_id: str, *, limit: int, before: str | None) -> Page[ReplayJob]:
         """Return the jobs of a webhook, newest first."""
 
-    async def cancel_job(self, group_id: str, webhook_id: str, job_id: str, *, now: datetime) -> Saved:
-        """Cancel a job: DONE, or STALE when there is none that runs. What it has queued stays queued."""
+    async def cancel_job(self, group_id: str, webhook_id: str, job_id: str, *, now: datetime) -> None:
+        """Cancel a job, if it runs. What it has queued stays queued."""
 
     async def lease_jobs(self, owner: str, *, limit: int, now: datetime, lease: timedelta) -> Sequence[JobLease]:
-        """Lease jobs that run, each with a new token: free ones, and once more those that this owner has; those first
-        that were leased least recently. None while another owner has any: one at a time works through them all.
+        """Lease jobs that run and do not wait, each with a new token: free ones, and once more those that this owner
+        has; those first that were leased least recently. None while another owner has any: one at a time works through
+        them all. What waits is as if it were not there: it takes no turn, and nothing is written about it.
 
         A lease that ended before `now` is none, nor is one further ahead than twice its length.
         """
@@ -81,6 +81,6 @@ class ReplayStore(Protocol):
         job has come; all or nothing, and nothing under a token that is not the last one. Deliveries whose events are
         no longer kept are passed over. A step may find nothing and still move. Pokes and hands over.
 
-        WAITING, with nothing written, while the webhook is disabled. ENDED when there is nothing left to take, the job
-        then being done; or when the webhook is deleted, the job having failed.
+        ENDED when there is nothing left to take, the job then being done; or when the webhook is deleted, the job
+        having failed.
         """

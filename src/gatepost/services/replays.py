@@ -45,12 +45,14 @@ class Replays:
         job = ReplayJob(job_id, group_id, webhook_id, wanted, total=found.count, created_at=draws.at)
         if await self._store.add_job(group_id, job) is Saved.QUOTA_EXCEEDED:
             raise QuotaExceeded("a bulk replay of this webhook is running; wait for its end, or cancel it")
-        return await self.get(group_id, webhook_id, job_id)
+        return job
 
     async def get(self, group_id: str, webhook_id: str, job_id: str) -> ReplayJob:
-        """Return one job as it is now."""
-        await existing(self._webhooks, group_id, webhook_id)
-        return await self._existing_job(group_id, webhook_id, job_id)
+        """Return one job as it is now, though its webhook be deleted: then it has failed."""
+        job = await self._store.job(group_id, webhook_id, job_id)
+        if job is None:
+            raise NotFound("this webhook has no such replay")
+        return job
 
     async def list(self, group_id: str, webhook_id: str, *, limit: int, before: str | None) -> Page[ReplayJob]:
         """Return a webhook's jobs, newest first."""
@@ -59,12 +61,5 @@ class Replays:
 
     async def cancel(self, group_id: str, webhook_id: str, job_id: str) -> ReplayJob:
         """Have a job make nothing more; one that has ended stays as it is. Return it."""
-        await existing(self._webhooks, group_id, webhook_id)
         await self._store.cancel_job(group_id, webhook_id, job_id, now=self._clock.now())
-        return await self._existing_job(group_id, webhook_id, job_id)
-
-    async def _existing_job(self, group_id: str, webhook_id: str, job_id: str) -> ReplayJob:
-        job = await self._store.job(group_id, webhook_id, job_id)
-        if job is None:
-            raise NotFound("this webhook has no such replay")
-        return job
+        return await self.get(group_id, webhook_id, job_id)

@@ -51,7 +51,8 @@ class MongoDeliveries:
         return await self._mongo.write(_add_replay(self._mongo, group_id, delivery))
 
     async def add_test(self, group_id: str, event: Event, delivery: Delivery, attempt: Attempt) -> None:  # noqa: ARG002  # the event names its group
-        await self._mongo.write(_add_test(self._mongo, event, delivery_document(delivery, attempt)))
+        document = delivery_document(delivery, attempt) | {"made_by": "test"}
+        await self._mongo.write(_add_test(self._mongo, event, document))
 
     async def discard_backlog(self, group_id: str, webhook_id: str, *, now: datetime) -> int:
         return await self._mongo.write(_discard_backlog(self._mongo, group_id, webhook_id, to_ms(now)))
@@ -134,16 +135,16 @@ async def _discard_backlog(mongo: Mongo, group_id: str, webhook_id: str, now: in
             break
         # Asked again whether it is still open, as its last attempt may have been recorded meanwhile.
         discarded += (await mongo.deliveries.update_many({"_id": {"$in": part}, **owed}, {"$set": dead})).matched_count
-    return discarded
     if discarded:
         await _raise_config_version(mongo, group_id, webhook_id)
+    return discarded
 
 
-async def _add_test(mongo: Mongo, event: Event, delivery: Document) -> None:
 async def _raise_config_version(mongo: Mongo, group_id: str, webhook_id: str) -> bool:
     live = {"_id": webhook_id, "group_id": group_id, "deleted": 0}
     return (await mongo.webhooks.update_one(live, {"$inc": {"config_version": 1}})).matched_count == 1
 
 
+async def _add_test(mongo: Mongo, event: Event, delivery: Document) -> None:
     await insert_new(mongo.events, [event_document(event, webhooks_version=0) | NOTHING_WAITS])
     await insert_new(mongo.deliveries, [delivery])

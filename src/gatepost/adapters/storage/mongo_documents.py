@@ -151,7 +151,7 @@ def delivery_document(delivery: Delivery, *attempts: Attempt, tasks: Iterable[tu
         "places": [place_of(*each) for each in tasks] if delivery.replay_of is None else [],
         "attempts": {str(attempt.number): attempt_document(attempt) for attempt in attempts},
         "probes": {},
-        "job_id": "",  # of the bulk replay that made it
+        "made_by": "",  # the bulk replay that it is of, or "test"
         "recorded_by": "",  # which write did the last attempt
         "bare": 0,  # whether heads and bodies of the answers are gone
     }

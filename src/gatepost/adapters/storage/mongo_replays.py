@@ -15,7 +15,8 @@ the place; it is taken before the job is written:
   taken and gives up. So it is with swaps, too (`mongo_swaps.py`).
 
 Leases are compared one by one. Two owners who ask at the very same moment may get some each; neither gets any after
-that until the other's are over, so it is one again within a lease. Each job has one owner at any time.
+that until the other's are over, so it is one again within a lease. Each job has one owner at any time. Jobs that wait
+for their webhook are looked through on the way, a part at a time: nothing in them says that they wait.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +45,7 @@ from gatepost.ports import Advanced, JobLease, Page, Replayable, Saved, Step
 
 _LOOKED_THROUGH_AT_ONCE = 2_000  # deliveries, for those that a job wants: a step is short, however few those are
 _COUNTED_AT_ONCE = 10_000
-_MOST_ACTIVE = 1_000
+_JOBS_AT_ONCE = 500  # looked at, for those that have something to do
 _MOST_TRIES = 100
 _ABANDONED_AFTER_MS = 60_000
 _RUNNING = JobStatus.RUNNING.value
@@ -76,9 +77,9 @@ class MongoReplays:
             asked["id"] = {"$lt": before}
         return await self._mongo.read(_jobs(self._mongo, asked, limit))
 
-    async def cancel_job(self, group_id: str, webhook_id: str, job_id: str, *, now: datetime) -> Saved:
+    async def cancel_job(self, group_id: str, webhook_id: str, job_id: str, *, now: datetime) -> None:
         running = _key(group_id, webhook_id, job_id) | {"status": _RUNNING}
-        return await self._mongo.write(_cancel(self._mongo, running, _ending(JobStatus.CANCELLED, now)))
+        await self._mongo.write(_cancel(self._mongo, running, _ending(JobStatus.CANCELLED, now)))
 
     async def lease_jobs(self, owner: str, *, limit: int, now: datetime, lease: timedelta) -> Sequence[JobLease]:
         return await self._mongo.write(_lease(self._mongo, owner, limit, now, lease))
@@ -97,7 +98,7 @@ def _replayable(group_id: str, webhook_id: str, wanted: ReplayFilter, finished_b
         "group_id": group_id,
         "status": {"$in": [each.value for each in wanted.statuses]},
         "finished_at": {"$lte": finished_by},
-        "job_id": same(""),
+        "made_by": same(""),  # neither by a job nor for a test
     }
     if wanted.event is not None:
         asked["event"] = same(wanted.event)
@@ -133,10 +134,9 @@ async def _jobs(mongo: Mongo, asked: Document, limit: int) -> Page[ReplayJob]:
     return page_of([_job_from(each) for each in found], limit)
 
 
-async def _cancel(mongo: Mongo, running: Document, ending: Document) -> Saved:
+async def _cancel(mongo: Mongo, running: Document, ending: Document) -> None:
     # What waits is queued: `active` stays until it is.
-    cancelled = await mongo.replay_jobs.update_one(running, {"$set": ending})
-    return Saved.DONE if cancelled.matched_count else Saved.STALE
+    await mongo.replay_jobs.update_one(running, {"$set": ending})
 
 
 # --- adding --------------------------------------------------------------------------------------------------
@@ -186,21 +186,39 @@ async def _is_free(mongo: Mongo, place: Document, *, now: int) -> bool:
 
 
 async def _lease(mongo: Mongo, owner: str, limit: int, now: datetime, lease: timedelta) -> list[JobLease]:
-    active = await fetch(mongo.replay_jobs.find({"active": 1}).sort("lease_until", 1).limit(_MOST_ACTIVE))
-    for job in active:
-        if job["status"] != _RUNNING:
-            await _let_go(mongo, job)
-    running = [job for job in active if job["status"] == _RUNNING]
-    at, absurd = to_ms(now), to_ms(now + 2 * lease)
-    if any(job["owner"] not in ("", owner) and at <= job["lease_until"] <= absurd for job in running):
+    leases = {"active": 1, "lease_until": {"$gte": to_ms(now), "$lte": to_ms(now + 2 * lease)}}
+    live = await fetch(mongo.replay_jobs.find(leases, {"owner": 1, "status": 1, "webhook_id": 1}))
+    if await _ready(mongo, [job for job in live if job["owner"] != owner]):
         return []
     leased = []
-    for job in running[:limit]:
+    for job in await _ready_in_turn(mongo, limit):
         found = {"_id": job["_id"], "status": _RUNNING, "token": job["token"]}
         ours = {"$set": {"owner": owner, "lease_until": to_ms(now + lease)}, "$inc": {"token": 1}}
         if (await mongo.replay_jobs.update_one(found, ours)).matched_count:
             leased.append(JobLease(job["_id"], job["token"] + 1))
     return sorted(leased)
+
+
+async def _ready_in_turn(mongo: Mongo, limit: int) -> list[Document]:
+    """Return the jobs that have something to do, those first that were leased least recently."""
+    ready: list[Document] = []
+    async with mongo.replay_jobs.find({"active": 1}).sort("lease_until", 1).batch_size(_JOBS_AT_ONCE) as cursor:
+        while len(ready) < limit and (part := await cursor.to_list(_JOBS_AT_ONCE)):
+            for job in part:
+                if job["status"] != _RUNNING:
+                    await _let_go(mongo, job)
+            ready += await _ready(mongo, part)
+    return ready[:limit]
+
+
+async def _ready(mongo: Mongo, jobs: Sequence[Document]) -> list[Document]:
+    """Return those jobs that run and do not wait for their webhook to be enabled."""
+    running = [job for job in jobs if job["status"] == _RUNNING]
+    disabled: set[str] = set()
+    for part in parts_of(job["webhook_id"] for job in running):
+        asked = {"_id": {"$in": part}, "enabled": 0, "deleted": 0}
+        disabled |= {each["_id"] for each in await fetch(mongo.webhooks.find(asked, {"_id": 1}))}
+    return [job for job in running if job["webhook_id"] not in disabled]
 
 
 async def _let_go(mongo: Mongo, job: Document) -> None:
@@ -232,7 +250,7 @@ async def _advance(mongo: Mongo, lease: JobLease, limit: int, now: datetime) -> 
         is_ours = await _moved(mongo, found, _ending(JobStatus.FAILED, now))
         return Advanced(Step.ENDED if is_ours else Step.LOST)
     if not webhook["enabled"]:
-        return Advanced(Step.WAITING)
+        return Advanced(Step.LOST)
     taking = await _take(mongo, job, found["after_id"], limit)
     events = await _events(mongo, job.group_id, taking.originals)
     made = [
@@ -273,7 +291,7 @@ async def _write_step(
     ready: Sequence[QueuedDelivery],
     now: datetime,
 ) -> Advanced:
-    waiting = [delivery_document(each) | {"job_id": found["_id"]} for each in made]
+    waiting = [delivery_document(each) | {"made_by": found["_id"]} for each in made]
     fields = {"after_id": taking.until_id, "waits": int(bool(waiting)), "waiting": waiting}
     fields["done"] = found["done"] + len(taking.originals)
     if taking.is_last:

@@ -160,7 +160,8 @@ def _add_replay(group_id: str, delivery: Delivery) -> Script[Emitted]:
 
 def _add_test(event: Event, delivery: Delivery, attempt: Attempt) -> Script[None]:
     if (yield from add_event_once(event, 0)):
-        yield execute_many(ADD_DELIVERIES, [delivery_row(delivery)], DELIVERY_TYPES)
+        *columns, _ = delivery_row(delivery)
+        yield execute_many(ADD_DELIVERIES, [(*columns, "test")], DELIVERY_TYPES)
         yield execute_many(_ADD_ATTEMPT, [attempt_row(delivery.id, attempt)], ATTEMPT_TYPES)
 
 
@@ -170,11 +171,11 @@ def _discard_first(group_id: str, webhook_id: str, now: int) -> Script[int]:
     return (yield from _discard(webhook_id, now))
 
 
-def _discard(webhook_id: str, now: int) -> Script[int]:
 def _raise_config_version(group_id: str, webhook_id: str) -> Script[bool]:
     return bool((yield execute(_RAISE_CONFIG_VERSION, (webhook_id, group_id))))
 
 
+def _discard(webhook_id: str, now: int) -> Script[int]:
     yield fetch(LOCK_LANE, (webhook_id,))
     discarded: int = yield execute(DISCARD, (now, webhook_id, now, _DISCARDED_AT_ONCE))
     return discarded

@@ -28,7 +28,7 @@ WHERE group_id = ? ORDER BY webhook_id, from_version
 ROUTED_WEBHOOKS = f"SELECT id, name, max_attempts, deleted_at FROM webhooks WHERE id {IN_LIST} ORDER BY id DESC"
 # Other groups may have an event of this id: `|| ''` keeps the planner from walking the group's deliveries.
 FIRST_DELIVERIES = """
-SELECT webhook_id, id FROM deliveries WHERE event_id = ? AND replay_key = '' AND group_id || '' = ?
+SELECT webhook_id, id FROM deliveries WHERE event_id = ? AND replay_key IN ('', 'test') AND group_id || '' = ?
 """
 
 

@@ -37,15 +37,15 @@ from gatepost.ports import Advanced, JobLease, Page, Replayable, Saved, Step
 LOOKED_THROUGH_AT_ONCE = 2_000  # deliveries, for those that a job wants: a step is short, however few those are
 
 # Of the deliveries of one webhook: what can be replayed, and what no job has made (its replay keys begin with the job's
-# id). The conditions of a filter are appended.
+# id), nor a test. The conditions of a filter are appended.
 _REPLAYABLE = """
 FROM deliveries WHERE webhook_id = ? AND group_id || '' = ? AND finished_at <= ?
-AND substr(replay_key, 1, 4) <> 'rpl_'
+AND substr(replay_key, 1, 4) NOT IN ('rpl_', 'test')
 """
 # Dead letters are few, and have an index of their own.
-_REPLAYABLE_DEAD = f"""
-{_REPLAYABLE.replace("webhook_id =", "webhook_id || '' =").replace("group_id || '' =", "group_id =")}
-AND status = 'dead-letter'
+_REPLAYABLE_DEAD = """
+FROM deliveries WHERE webhook_id || '' = ? AND group_id = ? AND status = 'dead-letter' AND finished_at <= ?
+AND substr(replay_key, 1, 4) NOT IN ('rpl_', 'test')
 """
 
 _COLUMNS = (
@@ -68,11 +68,14 @@ WHERE id = ? AND webhook_id = ? AND group_id = ? AND status = 'running'
 
 # --- leasing -------------------------------------------------------------------------------------------------
 
-RUNNING = "SELECT id FROM replay_jobs WHERE status = 'running' LIMIT 1"
-# All of them are locked: of two who lease at once, the second sees what the first has taken.
-RUNNING_JOBS = f"""
-SELECT id, owner, token, lease_until FROM replay_jobs WHERE status = 'running' ORDER BY webhook_id {LOCKED}
+# All that have something to do: what waits for its webhook to be enabled is passed by.
+READY = """
+SELECT id, owner, token, lease_until FROM replay_jobs WHERE status = 'running' AND coalesce((
+    SELECT enabled FROM webhooks WHERE webhooks.id = replay_jobs.webhook_id AND coalesce(deleted_at, 0) = 0
+), 1) = 1 ORDER BY webhook_id
 """
+# Of two who lease at once, the second sees what the first has taken.
+READY_LOCKED = f"{READY} {LOCKED}"
 LEASE = """
 WITH taken (id, token, owner, lease_until) AS (VALUES {rows})
 UPDATE replay_jobs SET token = taken.token, owner = taken.owner, lease_until = taken.lease_until
@@ -113,22 +116,20 @@ class SqlReplays:
     async def jobs(self, group_id: str, webhook_id: str, *, limit: int, before: str | None) -> Page[ReplayJob]:
         return await self._database.read(_jobs(group_id, webhook_id, limit, before))
 
-    async def cancel_job(self, group_id: str, webhook_id: str, job_id: str, *, now: datetime) -> Saved:
-        return await self._database.write(_cancel((to_ms(now), job_id, webhook_id, group_id)))
+    async def cancel_job(self, group_id: str, webhook_id: str, job_id: str, *, now: datetime) -> None:
+        await self._database.write(_cancel((to_ms(now), job_id, webhook_id, group_id)))
 
     async def lease_jobs(self, owner: str, *, limit: int, now: datetime, lease: timedelta) -> Sequence[JobLease]:
         # Asked of a reader first, as there is nothing to do most of the time.
-        if not await self._database.read_lanes(_any_running()):
+        if not await self._database.read_lanes(_leasable(READY, owner, now, lease)):
             return []
         return await self._database.write_lanes(_lease(owner, limit, now, lease))
 
     async def advance_job(self, lease: JobLease, *, limit: int, now: datetime) -> Advanced:
         # Looked for by a reader: the step writes what is found, if the job is still where it was then.
-        found = await self._database.read_lanes(_look(lease, limit))
+        found = await self._database.read_lanes(_look(lease, limit, now))
         if found is None:
             return Advanced(Step.LOST)
-        if found.status is JobStatus.RUNNING and found.max_attempts is None:
-            return Advanced(Step.WAITING)
         emitted = await self._database.write_lanes(_take(lease, found, now))
         if emitted.saved is not Saved.DONE:
             return Advanced(Step.LOST)
@@ -191,23 +192,22 @@ def _jobs(group_id: str, webhook_id: str, limit: int, before: str | None) -> Scr
     return page_of([_job_from(row) for row in rows], limit)
 
 
-def _cancel(params: Row) -> Script[Saved]:
-    cancelled = yield execute(CANCEL, params)
-    return Saved.DONE if cancelled else Saved.STALE
+def _cancel(params: Row) -> Script[None]:
+    yield execute(CANCEL, params)
 
 
 # --- what engines do -----------------------------------------------------------------------------------------
 
 
-def _any_running() -> Script[bool]:
-    return bool((yield fetch(RUNNING)))
+def _leasable(sql: str, owner: str, now: datetime, lease: timedelta) -> Script[Sequence[Row]]:
+    rows: Sequence[Row] = yield fetch(sql)
+    at, absurd = to_ms(now), to_ms(now + 2 * lease)
+    are_others = any(by not in ("", owner) and at <= lease_until <= absurd for _, by, _, lease_until in rows)
+    return [] if are_others else rows
 
 
 def _lease(owner: str, limit: int, now: datetime, lease: timedelta) -> Script[list[JobLease]]:
-    rows = yield fetch(RUNNING_JOBS)
-    at, absurd = to_ms(now), to_ms(now + 2 * lease)
-    if any(by not in ("", owner) and at <= lease_until <= absurd for _, by, _, lease_until in rows):
-        return []
+    rows = yield from _leasable(READY_LOCKED, owner, now, lease)
     in_turn = sorted(rows, key=lambda row: row[3])[:limit]
     leased = sorted(JobLease(job_id, token + 1) for job_id, _, token, _ in in_turn)
     if leased:
@@ -220,19 +220,17 @@ def _lease(owner: str, limit: int, now: datetime, lease: timedelta) -> Script[li
 class _Found:
     """What a step is to write.
 
-    Shape: `status` is that of the job after it; `until_id` is how far it has come then; without `max_attempts` the
-           webhook takes nothing.
+    Shape: `status` is that of the job after it; `until_id` is how far it has come then.
     """
 
     job: ReplayJob
     after_id: str
     until_id: str
     status: JobStatus
-    originals: Sequence[Delivery] = ()
-    max_attempts: int | None = None
+    replays: Sequence[Delivery] = ()
 
 
-def _look(lease: JobLease, limit: int) -> Script[_Found | None]:
+def _look(lease: JobLease, limit: int, now: datetime) -> Script[_Found | None]:
     rows = yield fetch(OURS, lease)
     if not rows:
         return None
@@ -243,15 +241,16 @@ def _look(lease: JobLease, limit: int) -> Script[_Found | None]:
         return _Found(job, after_id, after_id, JobStatus.FAILED)
     [(enabled, max_attempts)] = webhooks
     if not enabled:
-        return _Found(job, after_id, after_id, JobStatus.RUNNING)
+        return None
     part = yield fetch(PART_ENDS_AT, (job.webhook_id, after_id))
     until_id = part[0][0] if part else AFTER_ALL
     rows = yield fetch(*part_statement(job, after_id, until_id, limit))
     originals = [delivery_from(row) for row in rows]
+    replays = [replayed_by(job, each, max_attempts=max_attempts, now=now) for each in originals]
     if len(originals) == limit:
-        return _Found(job, after_id, originals[-1].id, JobStatus.RUNNING, originals, max_attempts)
+        return _Found(job, after_id, originals[-1].id, JobStatus.RUNNING, replays)
     status = JobStatus.RUNNING if part else JobStatus.DONE
-    return _Found(job, after_id, until_id, status, originals, max_attempts)
+    return _Found(job, after_id, until_id, status, replays)
 
 
 def _take(lease: JobLease, found: _Found, now: datetime) -> Script[Emitted]:
@@ -259,30 +258,26 @@ def _take(lease: JobLease, found: _Found, now: datetime) -> Script[Emitted]:
     if not rows or rows[0][0] != found.after_id:
         return Emitted(Saved.STALE)
     events = {}
-    if found.originals:
-        event_ids = listed({each.event_id for each in found.originals})
+    if found.replays:
+        event_ids = listed({each.event_id for each in found.replays})
         rows = yield fetch(BYTES, (found.job.group_id, event_ids))
         events = {event_id: (body, hop) for event_id, body, hop in rows}
-    made = [
-        (original, replayed_by(found.job, original, max_attempts=found.max_attempts or 1, now=now))
-        for original in found.originals
-        if original.event_id in events
-    ]
+    made = [each for each in found.replays if each.event_id in events]
     if made:
-        yield execute_many(_ADD_REPLAYS, [_replay_row(found.job, *each) for each in made], DELIVERY_TYPES)
+        yield execute_many(_ADD_REPLAYS, [_replay_row(found.job, each) for each in made], DELIVERY_TYPES)
         yield poke({found.job.webhook_id: to_ms(now)})
     finished_at = None if found.status is JobStatus.RUNNING else to_ms(now)
-    yield execute(MOVE_ON, (found.until_id, len(found.originals), found.status.value, finished_at, lease.job_id))
+    yield execute(MOVE_ON, (found.until_id, len(found.replays), found.status.value, finished_at, lease.job_id))
     ready = []
-    for _, replay in made:
+    for replay in made:
         body, hop = events[replay.event_id]
         ready.append(queued(replay, body=body, hop=hop))
     return Emitted(Saved.DONE, ready)
 
 
-def _replay_row(job: ReplayJob, original: Delivery, replay: Delivery) -> Row:
+def _replay_row(job: ReplayJob, replay: Delivery) -> Row:
     *columns, _ = delivery_row(replay)
-    return (*columns, f"{job.id} {original.id}")  # once for each original
+    return (*columns, f"{job.id} {replay.replay_of}")  # once for each original
 
 
 # --- rows ----------------------------------------------------------------------------------------------------

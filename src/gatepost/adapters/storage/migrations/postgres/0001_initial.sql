@@ -262,7 +262,8 @@ CREATE TABLE deliveries (
     last_error_class TEXT,
     dead_reason TEXT,
     replay_of TEXT,
-    -- '' for the first delivery of an event to a webhook; for a replay its own id, or its job's and its original's
+    -- '' for the first delivery of an event to a webhook, 'test' for that of a test; for a replay its own id, or its
+    -- job's and its original's
     replay_key TEXT COLLATE "C" NOT NULL,
     created_at BIGINT NOT NULL,
     finished_at BIGINT,
