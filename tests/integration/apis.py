@@ -162,7 +162,7 @@ async def opened_api(
         swaps=Swaps(store, store, store, emitter, clock, chance),
         events=Events(store, emitter),
         stats=Stats(store, store, clock),
-        webhooks=Webhooks(store, hints=hints, target_policy=POLICY, clock=clock, quota=5),
+        webhooks=Webhooks(store, hints=hints, target_policy=POLICY, clock=clock, quota=5, watchers=3),
         deliveries=Deliveries(
             store,
             store,

@@ -269,6 +269,18 @@ async def test_a_group_has_a_limited_number_of_webhooks(api: Api) -> None:
     expect(await api.admin.post(WEBHOOKS, BODY), 201)
 
 
+async def test_few_webhooks_of_a_group_may_ask_for_events_about_gatepost_itself(api: Api) -> None:
+    asking = {**BODY, "events": ["task.*", "delivery.dead_lettered"]}
+    watchers = [expect(await api.admin.post(WEBHOOKS, asking), 201) for _ in range(3)]
+    other = await api.new_webhook()
+
+    problem(await api.admin.post(WEBHOOKS, asking), 409, "quota_exceeded")
+    problem(await api.admin.patch(f"{WEBHOOKS}/{other['id']}", {"events": ["webhook.*"]}), 409, "quota_exceeded")
+    expect(await api.admin.patch(f"{WEBHOOKS}/{watchers[0]['id']}", {"events": ["webhook.*"]}), 200)
+    expect(await api.admin.patch(f"{WEBHOOKS}/{watchers[1]['id']}", {"events": ["*"]}), 200)
+    expect(await api.admin.patch(f"{WEBHOOKS}/{other['id']}", {"events": ["webhook.*"]}), 200)
+
+
 async def test_while_a_rotation_lasts_both_secrets_sign_and_then_one(tmp_path: Path) -> None:
     clock = FakeClock()
     sender = ScriptedSender(clock)

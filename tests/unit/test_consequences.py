@@ -5,13 +5,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.builders import accepted, make_attempt, make_webhook, refused
+from tests.builders import accepted, make_attempt, make_webhook, refused, unreachable
 from tests.fakes import NOW
 
 from gatepost.domain.consequences import Consequences, consequences
 from gatepost.domain.deliveries import DeadReason, Status
 from gatepost.domain.health import WELL, Condition, DisabledReason, Health
-from gatepost.domain.outcomes import Outcome
+from gatepost.domain.outcomes import ErrorClass, Outcome
 from gatepost.domain.retry import RetryPolicy
 
 DAY = timedelta(days=1)
@@ -23,6 +23,10 @@ SUSPENDED = Condition(streak=9, failing_since=NOW - 2 * DAY, suspended_at=NOW - 
 def meant_by(outcome: Outcome, condition: Condition = WELL, *, number: int = 1, **attempt: Any) -> Consequences:
     made = make_attempt(number, outcome=outcome, **attempt)
     return consequences(made, WEBHOOK, condition, now=NOW, spread=0.0)
+
+
+def internal_error() -> Outcome:
+    return unreachable(ErrorClass.INTERNAL_ERROR)
 
 
 def asking_to_wait(seconds: int, status_code: int = 503) -> Outcome:
@@ -105,6 +109,21 @@ def test_the_first_probe_that_fails_a_week_after_the_suspension_disables_the_web
     assert meant_by(refused(), for_a_week, probe=True).disabled_for is DisabledReason.SUSPENDED_7D
     assert meant_by(refused(), SUSPENDED, probe=True).disabled_for is None
     assert meant_by(accepted(), for_a_week, probe=True).disabled_for is None
+
+
+@pytest.mark.parametrize("outcome", [refused(429), internal_error()])
+def test_what_says_nothing_of_the_receiver_disables_nothing(outcome: Outcome) -> None:
+    for_a_week = replace(SUSPENDED, suspended_at=NOW - 7 * DAY)
+
+    assert meant_by(outcome, for_a_week, probe=True).disabled_for is None
+
+
+def test_a_webhook_that_was_enabled_by_a_clock_ahead_has_a_health_all_the_same() -> None:
+    ahead = replace(WEBHOOK, enabled_at=NOW + DAY)
+
+    meant = consequences(make_attempt(1, outcome=refused(410)), ahead, WELL, now=NOW, spread=0.0)
+
+    assert meant.disabled_for is DisabledReason.GONE
 
 
 @pytest.mark.parametrize("outcome", [refused(410), refused(500)])

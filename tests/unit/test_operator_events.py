@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from tests.builders import (
+    make_delivery,
     make_event,
     make_operator_event,
     make_progress,
@@ -17,6 +18,7 @@ from tests.builders import (
 from tests.event_schemas import must_fit
 from tests.fakes import NOW
 
+from gatepost.domain.consequences import Consequences
 from gatepost.domain.deliveries import DeadReason, Status, after_attempt
 from gatepost.domain.events import Event
 from gatepost.domain.health import WELL, Condition, DisabledReason
@@ -24,6 +26,7 @@ from gatepost.domain.operator_events import (
     OPERATOR_EVENTS,
     about_dead_letter,
     about_webhook,
+    news_after,
     occasion_of,
     owed_to,
     webhook_told_of,
@@ -174,3 +177,31 @@ def test_it_is_owed_under_the_same_ids_however_often_that_is_asked() -> None:
         each.id for each in owed_to(subscriptions, replace(event, id="evt_2"), about=failing.id)
     )
     assert {each.progress.next_attempt_at for each in once} == {NOW}
+
+
+# --- after an attempt ----------------------------------------------------------------------------------------
+
+
+def news(event: str, meant: Consequences, *, before: Condition = WELL) -> list[str | None]:
+    delivery, webhook = make_queued(make_delivery(make_event(event=event))), make_webhook()
+    found = news_after(delivery, webhook, before, meant, new_occasion=lambda: OCCASION)
+    events = (found.given_up, found.of_health, found.disabling and found.disabling.event)
+    return [each and each.event for each in events]
+
+
+def test_an_attempt_is_news_of_its_delivery_and_of_its_webhook() -> None:
+    dead = Consequences(DEAD, Condition(5, NOW), DisabledReason.GONE, None)
+
+    assert news("task.created", dead) == ["delivery.dead_lettered", "webhook.degraded", "webhook.disabled"]
+    assert news("task.created", Consequences(make_progress(), WELL, None, None)) == [None, None, None]
+    assert (
+        news("task.created", Consequences(None, WELL, None, None), before=Condition(5, NOW))[1] == "webhook.recovered"
+    )
+
+
+@pytest.mark.parametrize("event", OPERATOR_EVENTS)
+def test_what_tells_of_gatepost_itself_is_news_of_nothing_but_the_end_of_a_webhook(event: str) -> None:
+    """Two webhooks that tell each other of each other would never end."""
+    dead = Consequences(DEAD, Condition(5, NOW), DisabledReason.GONE, None)
+
+    assert news(event, dead) == [None, None, "webhook.disabled"]

@@ -57,6 +57,7 @@ class Webhooks:
         clock: Clock,
         https_only: bool = False,
         quota: int = QUOTA,
+        watchers: int = WATCHERS,
     ) -> None:
         self._webhooks = webhooks
         self._hints = hints
@@ -64,6 +65,7 @@ class Webhooks:
         self._clock = clock
         self._https_only = https_only
         self._quota = quota
+        self._watchers = watchers
 
     async def get(self, group_id: str, webhook_id: str) -> Webhook:
         """Return one webhook."""
@@ -149,8 +151,8 @@ class Webhooks:
             return
         others = (await self._webhooks.subscriptions(group_id)).items
         watchers = [each for each in others if watches(each.events) and each.webhook_id != webhook_id]
-        if len(watchers) >= WATCHERS:
-            raise QuotaExceeded(f"{WATCHERS} webhooks of the group ask for webhook.* or delivery.* already")
+        if len(watchers) >= self._watchers:
+            raise QuotaExceeded(f"{self._watchers} webhooks of the group ask for webhook.* or delivery.* already")
 
     def _edited(self, stored: Webhook, fields: Mapping[str, Any], *, now: datetime, keep_others: bool) -> Webhook:
         changes = self._aimed(fields)
