@@ -11,10 +11,16 @@ from urllib.parse import quote, urlsplit
 
 TIMEOUT_SECONDS = 15.0
 ANSWER_LIMIT_BYTES = 4 * 1024 * 1024
+UNAVAILABLE = (502, 503, 504)  # also of a proxy before a server that is down
+LOOKS_IN_VAIN = 120  # at a replay, one after the other: a minute or more, in which a server has started anew
 
 
 class RequestFailed(Exception):
     """A request that was not answered as hoped; the text says what happened, and what to do."""
+
+
+class Unavailable(RequestFailed):
+    """Nobody could answer at that moment: a server that is started anew, a store that cannot be reached."""
 
 
 class UnusableUrl(Exception):
@@ -40,7 +46,7 @@ class Api:
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the JSON of a 2xx answer.
 
-        Raises: RequestFailed, for every other answer, with what the API says is wrong.
+        Raises: RequestFailed, for every other answer, with what the API says is wrong; Unavailable.
         """
         headers = {"authorization": f"Bearer {self.key}", "content-type": "application/json"}
         content = None if body is None else json.dumps(body).encode()
@@ -48,7 +54,8 @@ class Api:
         parsed = _object(answer)
         if not 200 <= status <= 299:
             detail = parsed.get("detail") or parsed.get("title") or "there was no explanation"
-            raise RequestFailed(f"{self.url} answered {status}: {detail}")
+            failure = Unavailable if status in UNAVAILABLE else RequestFailed
+            raise failure(f"{self.url} answered {status}: {detail}")
         return parsed
 
 
@@ -103,14 +110,24 @@ def replay(
 ) -> Iterator[dict[str, Any]]:
     """Start a bulk replay and tell how it stands, again and again until it has ended.
 
-    Raises: RequestFailed.
+    Raises: RequestFailed; Unavailable, when nobody answers for long.
     """
     job = api.call("POST", _replays(webhook_id), wanted)
+    path = f"{_replays(webhook_id)}/{job['id']}"
     yield job
     while job["status"] == "running":
         wait()
-        job = api.call("GET", f"{_replays(webhook_id)}/{job['id']}")
+        job = _look_patiently(api, path, wait)
         yield job
+
+
+def _look_patiently(api: Api, path: str, wait: Callable[[], None]) -> dict[str, Any]:
+    for _ in range(LOOKS_IN_VAIN):
+        try:
+            return api.call("GET", path)
+        except Unavailable:
+            wait()
+    return api.call("GET", path)
 
 
 def _replays(webhook_id: str) -> str:
@@ -132,7 +149,7 @@ def checked_url(url: str) -> str:
 def request(method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> tuple[int, bytes]:
     """Return status and body of the answer, whatever it is.
 
-    Raises: RequestFailed, when there is none.
+    Raises: Unavailable, when there is none.
     """
     asked = urllib.request.Request(url, data=body, headers=dict(headers), method=method)
     try:
@@ -143,9 +160,9 @@ def request(method: str, url: str, headers: Mapping[str, str], body: bytes | Non
             return answer.code, answer.read(ANSWER_LIMIT_BYTES)
     except urllib.error.URLError as error:
         reason = getattr(error.reason, "strerror", None) or error.reason
-        raise RequestFailed(f"{url} cannot be reached: {reason}. Is it running?") from None
+        raise Unavailable(f"{url} cannot be reached: {reason}. Is it running?") from None
     except (OSError, HTTPException) as error:
-        raise RequestFailed(f"{url} gave no usable answer: {error}.") from None
+        raise Unavailable(f"{url} gave no usable answer: {error}.") from None
 
 
 def _object(answer: bytes) -> dict[str, Any]:

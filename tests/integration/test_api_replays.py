@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.builders import make_attempt, make_delivery, make_event, make_progress, make_webhook, refused
+from tests.builders import accepted, make_webhook, refused
+from tests.contract.replaying import finish_many
 from tests.fakes import NOW, FakeClock
 from tests.integration.apis import Api, expect, fields_of, opened_api, problem
 
-from gatepost.domain.deliveries import DeadReason, Delivery, Status
 from gatepost.domain.events import rfc3339
 from gatepost.domain.health import Condition
 from gatepost.engine.replays import Replays
@@ -27,20 +27,12 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
         yield opened
 
 
-async def finished(api: Api, webhook_id: str, *, dead: bool = True, hours_ago: int = 1, **event: Any) -> Delivery:
-    """Write a delivery whose one attempt is over."""
-    at = NOW - hours_ago * HOUR
-    progress = make_progress(
-        status=Status.DEAD_LETTER if dead else Status.DELIVERED,
-        attempt_count=1,
-        next_attempt_at=None,
-        dead_reason=DeadReason.ATTEMPTS_EXHAUSTED if dead else None,
-        finished_at=at,
-    )
-    happened = make_event(group_id=api.group.id, created_at=at, tasks=(), **event)
-    delivery = make_delivery(happened, make_webhook(id=webhook_id), progress=progress)
-    await api.store.add_test(api.group.id, happened, delivery, make_attempt(outcome=refused()))
-    return delivery
+async def finished(api: Api, webhook_id: str, *, dead: bool = True, hours_ago: int = 1, **event: Any) -> str:
+    """Write a delivery whose one attempt is over; return its id."""
+    webhook = make_webhook(id=webhook_id, group_id=api.group.id)
+    outcome = refused() if dead else accepted()
+    [delivery_id] = await finish_many(api.store, webhook, 1, outcome, at=NOW - hours_ago * HOUR, **event)
+    return delivery_id
 
 
 async def replay(api: Api, webhook_id: str, **wanted: Any) -> dict[str, Any]:
@@ -64,15 +56,16 @@ async def test_a_dry_run_says_how_many_there_are_shows_the_first_and_changes_not
 
     preview = expect(answer, 200)
     listed = {each["id"]: each for each in await api.deliveries_of(webhook["id"])}
-    assert preview == {"count": 7, "sample": [listed[each.id] for each in made[:5]]}
+    assert preview == {"count": 7, "sample": [listed[each] for each in made[:5]]}
     page = expect(await api.admin.get(f"{WEBHOOKS}/{webhook['id']}/replays"), 200)
     assert page == {"items": [], "nextCursor": None}
     assert len(listed) == 7
 
 
 async def test_a_dry_run_works_while_the_webhook_is_disabled(api: Api) -> None:
-    webhook = await api.new_webhook(enabled=False)
+    webhook = await api.new_webhook()
     await finished(api, webhook["id"])
+    expect(await api.admin.patch(f"{WEBHOOKS}/{webhook['id']}", {"enabled": False}), 200)
 
     answer = await api.admin.post(f"{WEBHOOKS}/{webhook['id']}/replays", {"dryRun": True})
 
@@ -134,7 +127,7 @@ async def test_a_replay_is_started_listed_looked_at_and_done(api: Api) -> None:
     done = expect(await api.admin.get(f"{path}/{job['id']}"), 200)
     assert done == {**job, "status": "done", "done": 3, "finishedAt": rfc3339(NOW)}
     replays = [each for each in await api.deliveries_of(webhook["id"]) if each["replayOf"]]
-    assert sorted(each["replayOf"] for each in replays) == [each.id for each in originals]
+    assert sorted(each["replayOf"] for each in replays) == originals
     assert {(each["status"], each["attemptCount"], each["maxAttempts"]) for each in replays} == {("queued", 0, 10)}
 
 
@@ -263,14 +256,34 @@ async def test_replays_are_for_admins_of_the_group_only(api: Api) -> None:
     assert expect(await api.admin.get(f"{path}/{job['id']}"), 200) == job
 
 
-async def test_the_replays_of_a_deleted_webhook_are_gone_with_it(api: Api) -> None:
+async def test_the_replay_of_a_deleted_webhook_has_failed_and_can_be_looked_at(api: Api) -> None:
     webhook = await api.new_webhook()
+    await finished(api, webhook["id"])
     job = await replay(api, webhook["id"])
     path = f"{WEBHOOKS}/{webhook['id']}"
     assert (await api.admin.delete(path)).status_code == 204
+    assert expect(await api.admin.get(f"{path}/replays/{job['id']}"), 200) == job
 
-    problem(await api.admin.get(f"{path}/replays/{job['id']}"), 404, "not_found")
+    await advance(api)
+
+    failed = {**job, "status": "failed", "finishedAt": rfc3339(NOW)}
+    assert expect(await api.admin.get(f"{path}/replays/{job['id']}"), 200) == failed
+    assert expect(await api.admin.post(f"{path}/replays/{job['id']}/cancel"), 200) == failed
+    problem(await api.other_admin.get(f"{path}/replays/{job['id']}"), 404, "not_found")
+    problem(await api.admin.get(f"{path}/replays"), 404, "not_found")
     problem(await api.admin.post(f"{path}/replays", {}), 404, "not_found")
+
+
+async def test_a_replay_of_a_webhook_that_is_deleted_meanwhile_can_be_cancelled(api: Api) -> None:
+    webhook = await api.new_webhook()
+    job = await replay(api, webhook["id"])
+    assert (await api.admin.delete(f"{WEBHOOKS}/{webhook['id']}")).status_code == 204
+
+    cancelled = expect(await api.admin.post(f"{WEBHOOKS}/{webhook['id']}/replays/{job['id']}/cancel"), 200)
+    await advance(api)
+
+    assert cancelled["status"] == "cancelled"
+    assert expect(await api.admin.get(f"{WEBHOOKS}/{webhook['id']}/replays/{job['id']}"), 200) == cancelled
 
 
 # --- what waits ----------------------------------------------------------------------------------------------
@@ -290,7 +303,7 @@ async def test_what_waits_is_given_up_and_the_engine_is_told(api: Api) -> None:
     told = {(each["status"], each["deadReason"]) for each in await api.deliveries_of(webhook["id"])}
     assert told == {("dead-letter", "discarded"), ("delivered", None)}
     assert {each["status"] for each in await api.deliveries_of(other["id"])} == {"queued"}
-    assert done.id in {each["id"] for each in await api.deliveries_of(webhook["id"])}
+    assert done in {each["id"] for each in await api.deliveries_of(webhook["id"])}
 
 
 async def test_what_was_given_up_can_be_replayed(api: Api) -> None:

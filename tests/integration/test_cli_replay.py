@@ -2,14 +2,19 @@
 
 import json
 import socket
+import threading
+from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
-from tests.commands import Server, run, server
+from tests.commands import PATIENCE_SECONDS, Running, Server, run, running, server
 
 from gatepost import client
-from gatepost.cli import main
+from gatepost.cli import main, replays
 
 WEBHOOKS = "/api/integrations/webhooks"
 
@@ -17,20 +22,30 @@ WEBHOOKS = "/api/integrations/webhooks"
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with server(tmp_path_factory.mktemp("served")) as served:
+        # It would wait for ever to log what nobody reads.
+        reading = threading.Thread(target=lambda: deque(served.process.process.stderr or (), maxlen=0))
+        reading.start()
         yield served
+    reading.join()
 
 
 @pytest.fixture
 def webhook(serving: Server) -> Iterator[dict[str, Any]]:
-    """A webhook whose receiver never answered: three dead letters."""
+    with unreachable_webhook(serving, dead_letters=3) as webhook:
+        yield webhook
+        serving.call("PATCH", f"{WEBHOOKS}/{webhook['id']}", {"enabled": False})
+
+
+@contextmanager
+def unreachable_webhook(serving: Server, *, dead_letters: int) -> Iterator[dict[str, Any]]:
+    """Give a webhook whose receiver never answered."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
-        made = serving.webhook(f"http://127.0.0.1:{taken.getsockname()[1]}/", schedule=())
-        for _ in range(3):
+        webhook = serving.webhook(f"http://127.0.0.1:{taken.getsockname()[1]}/", schedule=())
+        for _ in range(dead_letters):
             serving.call("POST", "/api/tasks", {"title": "Water the plants"})
-        until_dead(serving, made["id"], 3)
-        yield made
-    serving.call("PATCH", f"{WEBHOOKS}/{made['id']}", {"enabled": False})
+        until_dead(serving, webhook["id"], dead_letters)
+        yield webhook
 
 
 def until_dead(serving: Server, webhook_id: str, count: int) -> None:
@@ -75,13 +90,15 @@ def test_a_replay_that_is_refused_says_why(serving: Server, webhook: dict[str, A
     assert refused.returncode == 1
     assert b"disabled" in refused.stderr
     assert refused.stdout == b""
+    no_last_status = run("replay", webhook["id"], "--status", "queued", "--url", serving.url, "--key", serving.key)
+    assert no_last_status.returncode == 1
+    assert b"status: give delivered or dead-letter" in no_last_status.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
         (["wh_1"], 2, "no API key"),
-        (["wh_1", "--key", "gp_x", "--status", "queued"], 2, "dead-letter"),
         (["wh_1", "--key", "gp_x", "--url", "http://127.0.0.1:9"], 1, "cannot be reached"),
     ],
 )
@@ -98,23 +115,60 @@ def test_what_cannot_be_replayed_is_told_without_a_traceback(
     assert shown.out == ""
 
 
-@pytest.mark.parametrize("status", ["cancelled", "failed"])
-def test_a_replay_that_somebody_ended_is_no_success(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: str
+@pytest.mark.parametrize(("method", "path", "status"), [("POST", "/cancel", "cancelled"), ("DELETE", "", "failed")])
+def test_a_replay_that_somebody_ended_is_no_success_and_printed_as_it_ended(
+    serving: Server, method: str, path: str, status: str
 ) -> None:
-    running = {"id": "rpl_1", "status": "running", "done": 0, "total": 9}
-    monkeypatch.setattr(client, "replay", lambda *_, **__: iter([running, {**running, "status": status, "done": 4}]))
+    with unreachable_webhook(serving, dead_letters=300) as webhook, watching(serving, webhook) as command:
+        job_id = command.until("rpl_", stream="stderr").partition(":")[0]
+        ended_at = f"{WEBHOOKS}/{webhook['id']}" + (f"/replays/{job_id}{path}" if path else "")
+        answer, _ = client.request(method, serving.url + ended_at, {"authorization": f"Bearer {serving.key}"}, None)
+        out, _ = command.process.communicate(timeout=PATIENCE_SECONDS)
 
-    code = ended_with(monkeypatch, "wh_1", "--key", "gp_x")
+    ended = json.loads(out)
+    assert answer in (200, 204)
+    assert (command.process.returncode, ended["id"], ended["status"], ended["total"]) == (1, job_id, status, 300)
+    assert ended["done"] < 300
 
-    assert (code, capsys.readouterr().out) == (1, f"rpl_1 is {status}: 4 of 9.\n")
+
+RUNNING = {"id": "rpl_1", "status": "running", "done": 0, "total": 9}
+DONE = RUNNING | {"status": "done", "done": 9}
+DROPPED = None
+
+
+def test_a_replay_is_watched_past_a_server_that_is_away_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(replays, "LOOK_EVERY", timedelta(0))
+    answers = [(202, RUNNING), (503, {"detail": "the store is away"}), (502, {}), DROPPED, (200, RUNNING), (200, DONE)]
+
+    with answering(answers) as url:
+        code = ended_with(monkeypatch, "wh_1", "--key", "gp_x", "--url", url)
+
+    assert (code, capsys.readouterr().out) == (0, "rpl_1 is done: 9 of 9.\n")
+
+
+@pytest.mark.parametrize(("status", "looks"), [(503, client.LOOKS_IN_VAIN + 1), (404, 1)])
+def test_a_replay_that_cannot_be_watched_any_more_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: int, looks: int
+) -> None:
+    monkeypatch.setattr(replays, "LOOK_EVERY", timedelta(0))
+    answers = [(202, RUNNING), *[(status, {"detail": "no more"})] * looks]
+
+    with answering(answers) as url:
+        code = ended_with(monkeypatch, "wh_1", "--key", "gp_x", "--url", url)
+
+    shown = capsys.readouterr()
+    assert (code, shown.out, answers) == (1, "", [])
+    assert shown.err.startswith("rpl_1: 9 to replay.\n")
+    assert f"answered {status}: no more" in shown.err
 
 
 def test_who_stops_watching_is_told_that_the_replay_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: Any, **__: Any) -> Iterator[dict[str, Any]]:
-        yield {"id": "rpl_1", "status": "running", "done": 0, "total": 9}
+        yield RUNNING
         raise KeyboardInterrupt
 
     monkeypatch.setattr(client, "replay", interrupted)
@@ -124,6 +178,39 @@ def test_who_stops_watching_is_told_that_the_replay_goes_on(
     shown = capsys.readouterr()
     assert (code, shown.out) == (1, "")
     assert "rpl_1 goes on without this command" in shown.err
+
+
+@contextmanager
+def watching(serving: Server, webhook: dict[str, Any]) -> Iterator[Running]:
+    with running("replay", webhook["id"], "--url", serving.url, "--key", serving.key, "--json") as command:
+        yield command
+
+
+@contextmanager
+def answering(answers: list[tuple[int, dict[str, Any]] | None]) -> Iterator[str]:
+    """Serve answers one after the other, each taken off the list; None drops the connection."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            if (answer := answers.pop(0)) is None:
+                return
+            self.send_response(answer[0])
+            self.end_headers()
+            self.wfile.write(json.dumps(answer[1]).encode())
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 def ended_with(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:

@@ -4,27 +4,22 @@ import json
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
 from gatepost import bootstrap, client
 from gatepost.cli.common import EXIT_FAILED, SERVED_AT, JsonOption, UrlOption, api_of, fail, run
+from gatepost.domain.replays import REPLAYABLE
 
 LOOK_EVERY = timedelta(milliseconds=500)
 
 
-class Replayed(StrEnum):
-    """Which deliveries can be replayed."""
-
-    DELIVERED = "delivered"
-    DEAD_LETTER = "dead-letter"
-
-
 def replay(  # noqa: PLR0913, PLR0917  # one for each option
     webhook_id: Annotated[str, typer.Argument(metavar="WEBHOOK_ID", help="The webhook, wh_….")],
-    status: Annotated[Replayed | None, typer.Option(help="Only deliveries of this status.")] = None,
+    status: Annotated[
+        str | None, typer.Option(metavar="|".join(REPLAYABLE), help="Only deliveries of this status.")
+    ] = None,
     event: Annotated[str | None, typer.Option(help="Only those of this type of event.")] = None,
     created_from: Annotated[
         str | None, typer.Option("--from", metavar="TIME", help="Only those created from 2026-11-23T12:00:00Z on.")
@@ -42,7 +37,7 @@ def replay(  # noqa: PLR0913, PLR0917  # one for each option
     A server does the work: it goes on when this command is interrupted.
     """
     api = api_of(url, key)
-    asked = {"status": status and status.value, "event": event, "from": created_from, "to": created_to}
+    asked = {"status": status, "event": event, "from": created_from, "to": created_to}
     wanted = {name: value for name, value in asked.items() if value is not None}
     if dry_run:
         preview = client.preview_replay(api, webhook_id, wanted)
@@ -57,6 +52,7 @@ def replay(  # noqa: PLR0913, PLR0917  # one for each option
 def _watch(jobs: Iterator[dict[str, Any]]) -> dict[str, Any]:
     """Show how far a replay has come until it has ended; return it as it is then."""
     job = next(jobs)
+    typer.echo(f"{job['id']}: {job['total']} to replay.", err=True)  # whatever becomes of us: it can be found again
     try:
         with typer.progressbar(length=max(job["total"], 1), label="Replaying", file=sys.stderr) as bar:
             for job in jobs:  # the same one, as it is by now
