@@ -191,6 +191,18 @@ async def test_failed_probes_are_kept_beside_the_attempts_and_move_nothing(store
     assert list(found.attempts) == [*before.attempts, *(each.attempt for each in probes)]
 
 
+async def test_of_many_failed_probes_the_newest_twenty_are_kept(store: Store) -> None:
+    _, lane, delivery, queued = await leased_with_one(store)
+    probes = [probe_of(queued, number=1, at=NOW + n * SECOND) for n in range(25)]
+
+    for each in probes:
+        for _ in range(2):
+            await record_settled(store, lane, each)
+
+    found = await detail(store, delivery)
+    assert (found.delivery, list(found.attempts)) == (delivery, [each.attempt for each in probes[5:]])
+
+
 async def test_a_probe_that_got_through_delivers(store: Store) -> None:
     _, lane, delivery, queued = await leased_with_one(store)
     await record_settled(store, lane, probe_of(queued, number=1, at=NOW))
@@ -284,6 +296,18 @@ async def test_a_webhook_is_disabled_with_the_attempt_that_is_the_reason(store: 
     assert (disabled.enabled, disabled.disabled_reason) == (False, DisabledReason.GONE)
     assert (disabled.health, disabled.config_version) == (Health.DISABLED, 2)
     assert list((await detail(store, delivery)).attempts) == [gone.attempt]
+
+
+async def test_what_its_receiver_had_come_to_is_kept_of_a_disabled_webhook_too(store: Store) -> None:
+    webhook, lane, _, queued = await leased_with_one(store)
+    await record_settled(store, lane, make_gone(webhook, queued), condition=FAILING)
+    assert await condition_of(store, webhook) == FAILING
+
+    await record(store, lane, replace(queued, attempt_count=1), refused(), condition=SUSPENDED, held_until=LATER)
+
+    assert await condition_of(store, webhook) == SUSPENDED
+    await hand_back(store, lane)
+    assert set(await lease(store, EVE, now=NOW + 1000 * HOUR)) == set()
 
 
 async def test_nothing_more_goes_to_a_webhook_that_was_disabled(store: Store) -> None:

@@ -99,6 +99,18 @@ class Asking:
         return noting
 
 
+class Counting:
+    """A collection that notes each request it makes: one for each call, with all that it brings."""
+
+    def __init__(self, collection: Any, requests: list[str]) -> None:
+        self._collection = collection
+        self._requests = requests
+
+    def __getattr__(self, method: str) -> Any:
+        self._requests.append(f"{self._collection.name}.{method}")
+        return getattr(self._collection, method)
+
+
 class Broken:
     """A collection that takes no document."""
 

@@ -312,7 +312,7 @@ async def test_a_sweep_ends_early_when_the_server_is_gone(store: Store, other_st
     with pytest.raises(StoreUnavailable, match="cannot be reached"):
         await other_store.sweep(now=NOW)
 
-    assert tap.written == []
+    assert [write for write in tap.written if not write.startswith("lanes.")] == []
 
 
 async def test_a_step_of_the_sweep_that_fails_is_told_once_the_others_are_done(

@@ -19,16 +19,18 @@ from tests.contract.steps import (
     add_webhook,
     detail,
     edit_webhook,
+    emit_many,
     ids,
     lease,
     lease_one,
     leased_with_one,
+    read,
     record,
     record_settled,
 )
 from tests.fakes import NOW
-from tests.integration.mongodb_rigs import documents
-from tests.integration.taps import Tap
+from tests.integration.mongodb_rigs import documents, mongo_of
+from tests.integration.taps import COLLECTIONS, Counting, Tap
 
 from gatepost.domain.deliveries import QueuedDelivery
 from gatepost.domain.errors import StoreUnavailable
@@ -36,7 +38,7 @@ from gatepost.domain.health import Condition, DisabledReason
 from gatepost.domain.webhooks import Webhook
 from gatepost.ports import DeliveryQuery, EventQuery, Settled
 
-WRITES = 19  # of recording an attempt that means all there is
+WRITES = 15  # of recording an attempt that means all there is
 WEAK = Condition(streak=3, failing_since=NOW)
 
 
@@ -128,6 +130,43 @@ async def test_wherever_its_recorder_dies_what_a_webhook_was_disabled_for_is_tol
     if (await detail(other_store, delivery)).attempts:
         assert events == EVERYTHING
     assert (webhook.id in await lease(other_store, EVE, now=NOW + HOUR)) == is_enabled
+
+
+@pytest.mark.parametrize("means", ["given up", "of health", "gone", "probes"])
+async def test_what_a_batch_means_takes_as_many_requests_however_long_it_is(store: Store, means: str) -> None:
+    requests: list[str] = []
+    for name in COLLECTIONS:
+        setattr(mongo_of(store), name, Counting(getattr(mongo_of(store), name), requests))
+    await add_webhook(store, events=("webhook.*", "delivery.*"))
+    webhook = await add_webhook(store)
+    await emit_many(store, webhook, 32)
+    lane = await lease_one(store, webhook)
+    due = (await read(store, webhook)).deliveries
+
+    taken = []
+    for batch in (due[:2], due[2:]):
+        settled = [meaning(means, each, webhook) for each in batch]
+        if means == "gone":
+            current = await webhook_of(store, webhook)
+            await edit_webhook(store, current, enabled=True)
+        del requests[:]
+        assert await record_settled(store, lane, *settled) == set()
+        taken.append(list(requests))
+
+    assert taken[0] == taken[1]
+
+
+def meaning(means: str, queued: QueuedDelivery, webhook: Webhook) -> Settled:
+    failed = make_settled(queued, refused())
+    match means:
+        case "given up":
+            return replace(failed, given_up=make_operator_event(webhook, "delivery.dead_lettered"))
+        case "of health":
+            return replace(failed, of_health=make_operator_event(webhook))
+        case "gone":
+            return replace(failed, disabling=make_disabling(webhook))
+        case _:
+            return replace(failed, attempt=replace(failed.attempt, probe=True), progress=None)
 
 
 async def try_to_record(store: Store, lane: Any, settled: Settled) -> None:

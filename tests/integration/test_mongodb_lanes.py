@@ -1,8 +1,5 @@
 """Leasing, releasing and recording on MongoDB: each is one write of one document, and races end as they should."""
 
-from dataclasses import replace
-from datetime import timedelta
-
 import pytest
 from tests.builders import GROUP_ID, accepted, make_settled, refused
 from tests.contract.backends import MongoBackend, Store
@@ -160,21 +157,3 @@ async def test_an_owner_that_looks_again_while_its_backlog_is_discarded_is_told_
     after = (await other_store.lane_marks([webhook.id]))[webhook.id]
     assert after.config_version > before.config_version > webhook.config_version
     assert (await read(other_store, webhook)).deliveries == []
-
-
-async def test_probes_are_kept_beside_the_attempts_the_newest_twenty(store: Store) -> None:
-    _, lane, delivery, queued = await leased_with_one(store)
-    probes = []
-    for n in range(25):
-        settled = make_settled(queued, refused(), at=NOW + n * timedelta(minutes=10))
-        probes.append(replace(settled, attempt=replace(settled.attempt, probe=True)))
-        for _ in range(2):
-            await record_settled(store, lane, probes[-1])
-
-    found = await detail(store, delivery)
-
-    assert found.delivery == delivery
-    assert list(found.attempts) == [each.attempt for each in probes[5:]]
-    through = make_settled(queued, accepted(), at=NOW + HOUR)
-    await record_settled(store, lane, replace(through, attempt=replace(through.attempt, probe=True)))
-    assert (await detail(store, delivery)).delivery.progress == through.progress

@@ -183,11 +183,11 @@ class LaneStore(Protocol):
         """Write attempts and progress of every lane whose token still stands; return the lanes lost.
 
         At most one attempt is ever kept for (delivery, number), and progress moves only from the attempt before
-        it; what is there already counts as recorded. `unclean` goes back to 0, `window` is kept, and so are
-        `condition` and `held_until`, unless the webhook was enabled again, or disabled, since. A failed probe is kept
-        beside the attempts, however many there are, and moves nothing. Of a discarded delivery only success is kept.
-        An attempt the store cannot hold is written without its response, as `internal_error`; its neighbours are not
-        touched.
+        it; what is there already counts as recorded. `unclean` goes back to 0, `window` is kept, and so is `condition`,
+        unless the webhook was enabled again since, and `held_until`, unless it was that, or disabled. Failed probes
+        move nothing; the newest 20 of a delivery are kept beside its attempts. Of a discarded delivery only success is
+        kept. An attempt the store cannot hold is written without its response, as `internal_error`; its neighbours are
+        not touched.
 
         In the same write: the operator events, owed to the webhooks of the group that want them then, but never to the
         one of the lane; and the end of a webhook that is to be disabled, unless it was enabled after the attempt began.

@@ -19,6 +19,7 @@ that happen once; what its lane is to remember is written after it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from bson import ObjectId
 from pymongo import UpdateOne
@@ -30,6 +31,7 @@ from gatepost.adapters.storage.mongo_documents import (
     EXHAUSTED,
     OPEN,
     attempt_document,
+    deliveries_key,
     progress_fields,
     same,
 )
@@ -45,6 +47,7 @@ from gatepost.adapters.storage.mongo_driver import (
     several,
 )
 from gatepost.adapters.storage.mongo_operator_events import emit_operator_events
+from gatepost.adapters.storage.mongo_probes import probes_of
 from gatepost.adapters.storage.mongo_stats import count
 from gatepost.adapters.storage.mongo_webhook_documents import CONDITION_FIELDS, condition_fields
 from gatepost.adapters.storage.recording import PROBES_KEPT, without_response
@@ -54,6 +57,7 @@ from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.outcomes import ErrorClass
 from gatepost.ports import LaneOutcomes, Settled
 
+_AWAITED_FIELDS = dict.fromkeys(("attempt_count", "open", "last_error_class"), 1)
 _LANE_FIELDS = dict.fromkeys(("token", "unclean", "window", "hold_until", "enabled_at"), 1) | CONDITION_FIELDS
 
 # What a server says of the document it was given, and would say of it for ever. Whatever else it says, known or not, is
@@ -126,7 +130,7 @@ async def _write(settled: Iterable[Settled], mongo: Mongo) -> None:
     """Raises: Unstorable, for one of them; the others may have been written, and may be written again."""
     for part in _rounds(settled):
         await _bring_about(mongo, part)
-        probes = await _probes_kept(mongo, part)
+        probes = await _probes(mongo, part)
         stamp = str(ObjectId())
         try:
             updates = [_update(each, probes.get(each.delivery.id, []), stamp) for each in part]
@@ -151,13 +155,22 @@ async def _moved(mongo: Mongo, settled: Sequence[Settled], stamp: str) -> list[S
 
     What has been recorded of the same deliveries since is missing.
     """
-    by_id = {each.delivery.id: each for each in settled}
-    moved: list[Settled] = []
-    for part in parts_of(by_id):
-        webhooks = sorted({by_id[each].delivery.webhook_id for each in part})  # for the shard key
-        asked = {"_id": {"$in": part}, "webhook_id": {"$in": webhooks}, "recorded_by": same(stamp)}
-        moved += [by_id[each["_id"]] for each in await fetch(mongo.deliveries.find(asked, {"_id": 1}))]
-    return moved
+    recorded = {each["_id"] for each in await _stored(mongo, settled, {"_id": 1}, recorded_by=same(stamp))}
+    return [each for each in settled if each.delivery.id in recorded]
+
+
+async def _stored(mongo: Mongo, settled: Iterable[Settled], fields: Document, **asked: Any) -> list[Document]:
+    """Return the deliveries of attempts, each at most once, as far as they are as asked."""
+    webhooks = _webhooks_of(settled)
+    found: list[Document] = []
+    for part in parts_of(webhooks):
+        key = deliveries_key({each: webhooks[each] for each in part})
+        found += await fetch(mongo.deliveries.find(key | asked, fields))
+    return found
+
+
+def _webhooks_of(settled: Iterable[Settled]) -> dict[str, str]:
+    return {each.delivery.id: each.delivery.webhook_id for each in settled}
 
 
 def _rounds(settled: Iterable[Settled]) -> list[list[Settled]]:
@@ -175,35 +188,35 @@ def _rounds(settled: Iterable[Settled]) -> list[list[Settled]]:
 
 async def _bring_about(mongo: Mongo, settled: Sequence[Settled]) -> None:
     """Write what attempts mean for others, before they are recorded: done twice it does no harm."""
-    telling = [each for each in settled if each.given_up or each.of_health]
-    move = await several(lambda each: _moves(mongo, each), telling)
+    movable = await _movable(mongo, [each for each in settled if each.given_up])
     told = [
         (event, each.delivery.webhook_id)
-        for each, is_moved in zip(telling, move, strict=True)
-        for event in (each.given_up if is_moved else None, each.of_health)
+        for each in settled
+        for event in (each.given_up if each.delivery.id in movable else None, each.of_health)
         if event is not None
     ]
     await emit_operator_events(mongo, told)
-    for each in settled:
-        if each.disabling is not None:
-            await disable(mongo, each.delivery.webhook_id, each.disabling, each.attempt)
+    # Of a webhook's attempts the latest decides: if it began before the webhook was enabled again, they all did.
+    by_age = sorted(settled, key=lambda each: each.attempt.started_at)
+    latest = {each.delivery.webhook_id: each for each in by_age if each.disabling}
+    await several(lambda each: disable(mongo, each), list(latest.values()))
 
 
-async def _moves(mongo: Mongo, settled: Settled) -> bool:
-    """Say whether an attempt is going to move its delivery: what was discarded before, say, is not given up by it."""
-    return await mongo.deliveries.find_one(_awaiting(settled), {"_id": 1}) is not None
+async def _movable(mongo: Mongo, settled: Sequence[Settled]) -> set[str]:
+    """Return which deliveries their attempts are going to move: what was discarded before, say, is not given up."""
+    if not settled:
+        return set()
+    awaited = {each.delivery.id: _awaited(each) for each in settled}
+    stored = await _stored(mongo, settled, _AWAITED_FIELDS)
+    return {
+        each["_id"] for each in stored if all(each[field] in values for field, values in awaited[each["_id"]].items())
+    }
 
 
-async def _probes_kept(mongo: Mongo, settled: Iterable[Settled]) -> dict[str, list[str]]:
+async def _probes(mongo: Mongo, settled: Iterable[Settled]) -> dict[str, list[str]]:
     """Return the ids of the failed probes that deliveries have, the newest first, where there is one more."""
-    probed = [each.delivery for each in settled if each.progress is None]
-    kept: dict[str, list[str]] = {}
-    for delivery in probed:
-        key = {"_id": delivery.id, "webhook_id": delivery.webhook_id, "id": delivery.id}
-        found = await mongo.deliveries.find_one(key, {"probes": 1})
-        probes: dict[str, Document] = found["probes"] if found else {}
-        kept[delivery.id] = sorted(probes, key=lambda each: (probes[each]["started_at"], each), reverse=True)
-    return kept
+    probed = [each for each in settled if each.progress is None]
+    return await probes_of(mongo, _webhooks_of(probed)) if probed else {}
 
 
 def _update(settled: Settled, probes: Sequence[str], stamp: str) -> UpdateOne:
@@ -223,22 +236,21 @@ def _update(settled: Settled, probes: Sequence[str], stamp: str) -> UpdateOne:
 
 def _awaiting(settled: Settled) -> Document:
     """Return what finds the delivery of an attempt as long as that can be recorded."""
-    delivery, attempt = settled.delivery, settled.attempt
+    delivery = settled.delivery
+    key = {"_id": delivery.id, "webhook_id": delivery.webhook_id, "id": delivery.id}
+    return key | {field: {"$in": values} for field, values in _awaited(settled).items()}
+
+
+def _awaited(settled: Settled) -> dict[str, list[Any]]:
+    """Return what a delivery has to be for an attempt of it to be recorded: of each field the values that are right."""
     delivers = settled.progress is not None and settled.progress.status is Status.DELIVERED
-    open_to = [OPEN, DISCARDED] if delivers else [OPEN]
-    asked: Document = {
-        "_id": delivery.id,
-        "webhook_id": delivery.webhook_id,
-        "id": delivery.id,
-        "attempt_count": attempt.number - 1,
-        "open": {"$in": open_to},
-    }
-    if settled.amends:
-        # The attempt written ahead of sending may have been the last one: what it finished is open to its amendment,
-        # once. Nor does that take the place of what another owner knows better.
-        written_ahead = {"last_error_class": ErrorClass.INTERNAL_ERROR.value}
-        asked |= {"attempt_count": attempt.number, "open": {"$in": [*open_to, EXHAUSTED]}, **written_ahead}
-    return asked
+    number, open_to = settled.attempt.number, [OPEN, DISCARDED] if delivers else [OPEN]
+    if not settled.amends:
+        return {"attempt_count": [number - 1], "open": open_to}
+    # The attempt written ahead of sending may have been the last one: what it finished is open to its amendment, once.
+    # Nor does that take the place of what another owner knows better.
+    written_ahead = [ErrorClass.INTERNAL_ERROR.value]
+    return {"attempt_count": [number], "open": [*open_to, EXHAUSTED], "last_error_class": written_ahead}
 
 
 # --- lanes ---------------------------------------------------------------------------------------------------
@@ -258,12 +270,13 @@ def _notes(outcomes: LaneOutcomes, lane: Document) -> Iterator[UpdateOne]:
         yield UpdateOne(ours, {"$set": lives})
     if outcomes.enabled_at is None:
         return
-    # Not if the webhook was enabled again since, or disabled.
-    same_epoch = {"enabled_at": to_ms(outcomes.enabled_at), "hold_until": {"$lt": NEVER_MS}}
-    held_until = 0 if outcomes.held_until is None else to_ms(outcomes.held_until)
-    condition = condition_fields(outcomes.condition) | {"hold_until": held_until}
+    same_epoch = {**ours, "enabled_at": to_ms(outcomes.enabled_at)}  # the webhook was not enabled again since
+    condition = condition_fields(outcomes.condition)
     if _is_news(condition, lane):
-        yield UpdateOne({**ours, **same_epoch}, {"$set": condition})
+        yield UpdateOne(same_epoch, {"$set": condition})
+    held = {"hold_until": 0 if outcomes.held_until is None else to_ms(outcomes.held_until)}
+    if _is_news(held, lane):
+        yield UpdateOne(same_epoch | {"hold_until": {"$lt": NEVER_MS}}, {"$set": held})  # nor disabled
 
 
 def _is_news(fields: Document, lane: Document) -> bool:

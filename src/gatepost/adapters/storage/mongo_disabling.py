@@ -10,15 +10,18 @@ from gatepost.adapters.storage.mongo_documents import event_document
 from gatepost.adapters.storage.mongo_driver import Document, Mongo
 from gatepost.adapters.storage.mongo_webhooks import TOLD_FIELDS, tell
 from gatepost.adapters.storage.rows import to_ms
-from gatepost.domain.deliveries import Attempt
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.operator_events import Disabling
+from gatepost.ports import Settled
 
 _MOST_TRIES = 100
 
 
-async def disable(mongo: Mongo, webhook_id: str, disabling: Disabling, attempt: Attempt) -> None:
-    """Disable a webhook, unless it was enabled after the attempt began."""
+async def disable(mongo: Mongo, settled: Settled) -> None:
+    """Disable the webhook of an attempt, if that is the end of it, unless it was enabled after the attempt began."""
+    disabling, webhook_id = settled.disabling, settled.delivery.webhook_id
+    if disabling is None:
+        return
     for _ in range(_MOST_TRIES):
         fields = TOLD_FIELDS | {"config_version": 1}
         found = await mongo.webhooks.find_one({"_id": webhook_id, "deleted": 0}, fields)
@@ -26,7 +29,7 @@ async def disable(mongo: Mongo, webhook_id: str, disabling: Disabling, attempt: 
             return
         if not found["told"]:  # somebody was to do that: perhaps we, before an answer got lost
             await tell(mongo, found, now=to_ms(disabling.event.created_at))
-        if not found["enabled"] or found["enabled_at"] > to_ms(attempt.started_at):
+        if not found["enabled"] or found["enabled_at"] > to_ms(settled.attempt.started_at):
             return
         if await _disabled(mongo, found, disabling):
             return

@@ -162,6 +162,11 @@ def place_of(task_id: str, version: int) -> str:
     return f"{task_id}/{version:019d}"
 
 
+def deliveries_key(webhooks: Mapping[str, str]) -> Document:
+    """Return what finds deliveries, given with their webhooks, by `_id` and by the first field of the shard key."""
+    return {"_id": {"$in": list(webhooks)}, "webhook_id": {"$in": sorted(set(webhooks.values()))}}
+
+
 def delivery_from_document(document: Mapping[str, Any]) -> Delivery:
     next_at = document["next_attempt_at"]
     fields = {

@@ -7,41 +7,42 @@ the same ids, they are there already.
 An event's own document is its commit, as with those that are published, and its deliveries wait in its own outbox.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from gatepost.adapters.storage.mongo_driver import Document, Mongo, insert_new
-from gatepost.adapters.storage.mongo_outbox import emitting_document, relayed
+from gatepost.adapters.storage.mongo_driver import Document, Mongo, insert_new, several
+from gatepost.adapters.storage.mongo_outbox import emitting_document, log_not_relayed, relay_new_events
 from gatepost.adapters.storage.mongo_subscriptions import subscriptions_of
-from gatepost.domain.deliveries import QueuedDelivery, queued
+from gatepost.domain.deliveries import queued
 from gatepost.domain.events import Event
 from gatepost.domain.operator_events import owed_to
 
 AboutWebhook = tuple[Event, str]  # an event, and the id of the webhook that it tells of
 
 
-async def emit_operator_events(mongo: Mongo, told: Iterable[AboutWebhook]) -> None:
-    """Emit events that are not there yet to who wants them now."""
-    by_group: dict[str, list[AboutWebhook]] = {}
+async def emit_operator_events(mongo: Mongo, told: Sequence[AboutWebhook]) -> None:
+    """Emit events that are not there yet to who wants them now: however many there are, it is asked as often."""
+    if not told:
+        return
+    groups = sorted({event.group_id for event, _ in told})
+    subscriptions = dict(zip(groups, await several(lambda each: subscriptions_of(mongo, each), groups), strict=True))
+    documents, emitted = [], []
     for event, webhook_id in told:
-        by_group.setdefault(event.group_id, []).append((event, webhook_id))
-    for group_id, its_events in by_group.items():
-        await _emit(mongo, group_id, its_events)
-
-
-async def _emit(mongo: Mongo, group_id: str, told: Iterable[AboutWebhook]) -> None:
-    subscriptions = await subscriptions_of(mongo, group_id)
-    unwanted: list[Document] = []  # by most groups, most of the time
-    for event, webhook_id in told:
-        deliveries = owed_to(subscriptions.items, event, about=webhook_id)
-        document = emitting_document(event, deliveries, webhooks_version=subscriptions.version)
-        if deliveries:
-            await _emit_wanted(mongo, document, [queued(each, body=event.body, hop=event.hop) for each in deliveries])
-        else:
-            unwanted.append(document)
-    await insert_new(mongo.events, unwanted)
-
-
-async def _emit_wanted(mongo: Mongo, document: Document, emitted: Sequence[QueuedDelivery]) -> None:
+        asked = subscriptions[event.group_id]
+        deliveries = owed_to(asked.items, event, about=webhook_id)
+        documents.append(emitting_document(event, deliveries, webhooks_version=asked.version))
+        emitted += [queued(each, body=event.body, hop=event.hop) for each in deliveries]
     with mongo.hand_over.emission(emitted) as hand_over:
-        if await insert_new(mongo.events, [document]) and await relayed(mongo, mongo.events, document):
-            hand_over()
+        new = await insert_new(mongo.events, documents)
+        if await _relayed(mongo, new) and len(new) == len(documents):
+            hand_over()  # else some may have been sent: pokes tell of the others
+
+
+async def _relayed(mongo: Mongo, events: Sequence[Document]) -> bool:
+    try:
+        await relay_new_events(mongo, events)
+    except Exception as error:  # noqa: BLE001  # nothing may unsay what is committed
+        for event in events:
+            if event["pending_events"]:
+                log_not_relayed(mongo.events, event, error)
+        return False
+    return True

@@ -110,7 +110,22 @@ async def relay(mongo: Mongo, collection: Collection, document: Mapping[str, Any
         await poke(mongo, {each["webhook_id"]: each["next_attempt_at"] for each in entry["deliveries"]})
         for task in entry["tasks"]:
             await _write_held(mongo, task)
-        await _take_out(collection, document, name, entry)
+        await collection.update_one(*_taking_out(document, name, entry))
+
+
+async def relay_new_events(mongo: Mongo, events: Sequence[Mapping[str, Any]]) -> None:
+    """Pass on what waits in events that nothing but themselves emits, of all of them at once."""
+    waiting = [(event, *named) for event in events for named in _named(event)]
+    if not waiting:
+        return
+    deliveries = [each for _, _, entry in waiting for each in entry["deliveries"]]
+    await insert_new(mongo.deliveries, deliveries)
+    moments: dict[str, int] = {}
+    for each in deliveries:
+        due_at = each["next_attempt_at"]
+        moments[each["webhook_id"]] = min(due_at, moments.get(each["webhook_id"], due_at))
+    await poke(mongo, moments)
+    await mongo.events.bulk_write([UpdateOne(*_taking_out(*each)) for each in waiting], ordered=False)
 
 
 async def _write_held(mongo: Mongo, task: Mapping[str, Any]) -> None:
@@ -121,10 +136,11 @@ async def _write_held(mongo: Mongo, task: Mapping[str, Any]) -> None:
     await mongo.tasks.update_one(before, {"$set": {**after, "lock": ""}})
 
 
-async def _take_out(collection: Collection, document: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> None:
+def _taking_out(document: Mapping[str, Any], name: str, entry: Mapping[str, Any]) -> tuple[Document, Document]:
+    """Return the update that takes an entry out, and what it compares."""
     # Of two that pass on the same entry only one finds it still there, so that it is counted down once.
     place = f"outbox.{name}"
-    await collection.update_one(
+    return (
         {**key_of(document["group_id"], document["id"]), f"{place}.version": entry["version"]},
         {"$unset": {place: ""}, "$inc": {"pending_events": -1, "pending_bytes": -entry["bytes"]}},
     )

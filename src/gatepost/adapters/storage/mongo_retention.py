@@ -13,7 +13,6 @@ had taken it off before was seen. A replay whose process dies between its two st
 moment be the retention's, too, its delivery is left without an event.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,8 +20,9 @@ from typing import Any
 from bson import ObjectId
 from pymongo import UpdateOne
 
-from gatepost.adapters.storage.mongo_documents import OPEN, event_order, same
+from gatepost.adapters.storage.mongo_documents import OPEN, deliveries_key, event_order, same
 from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, insert_new
+from gatepost.adapters.storage.mongo_probes import probes_of
 from gatepost.adapters.storage.rows import to_ms
 from gatepost.domain.deliveries import Status
 from gatepost.domain.retention import Kept, first_id
@@ -32,7 +32,6 @@ _PURGED_AT_ONCE = 500
 _LOOKED_AT_AT_ONCE = 2_000
 _GROUPS_AT_ONCE = 100  # looked at in one step: most of them have nothing that is old
 _FOUND_AT_ONCE = 500
-_PROBES_AT_ONCE = 20  # deliveries, whose probes are read with all that they hold
 
 _JOB = {"_id": "retention"}  # of `meta`
 _STATUS = {Kept.DELIVERIES: Status.DELIVERED, Kept.DEAD_LETTERS: Status.DEAD_LETTER}
@@ -85,18 +84,9 @@ async def _purge_bodies(mongo: Mongo, _kept: Kept, before: datetime, after: str)
     wanted, go_on_after = await _finished(mongo, before, after, lambda each: not each["bare"])
     if not wanted:
         return PurgeStep(0, go_on_after)
-    probes = await _probes(mongo, wanted)
+    probes = await probes_of(mongo, _webhooks_of(wanted))
     bared = await mongo.deliveries.bulk_write([_baring(each, probes[each["_id"]]) for each in wanted], ordered=False)
     return PurgeStep(bared.matched_count, go_on_after)
-
-
-async def _probes(mongo: Mongo, deliveries: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return the ids of the failed probes of each delivery; few ever had any."""
-    probes: dict[str, list[str]] = defaultdict(list)
-    async with mongo.deliveries.find(_key(deliveries), {"probes": 1}).batch_size(_PROBES_AT_ONCE) as cursor:
-        async for each in cursor:
-            probes[each["_id"]] = list(each["probes"])
-    return probes
 
 
 def _baring(delivery: Mapping[str, Any], probes: Iterable[str]) -> UpdateOne:
@@ -121,10 +111,12 @@ async def _purge_deliveries(mongo: Mongo, kept: Kept, before: datetime, after: s
     return PurgeStep(deleted.deleted_count, go_on_after)
 
 
-def _key(deliveries: Sequence[Mapping[str, Any]]) -> Document:
-    """Return what finds deliveries by `_id` and by the first field of the shard key alike."""
-    webhooks = sorted({each["webhook_id"] for each in deliveries})
-    return {"_id": {"$in": [each["_id"] for each in deliveries]}, "webhook_id": {"$in": webhooks}}
+def _key(deliveries: Iterable[Mapping[str, Any]]) -> Document:
+    return deliveries_key(_webhooks_of(deliveries))
+
+
+def _webhooks_of(deliveries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    return {each["_id"]: each["webhook_id"] for each in deliveries}
 
 
 async def _finished(

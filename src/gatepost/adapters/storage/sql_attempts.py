@@ -253,8 +253,10 @@ def _cleaned(lane: LaneRows, before: Standing) -> Row | None:
 
     What was seen of a receiver before its webhook was enabled is not kept, nor is a disabled one's lane set free.
     """
-    is_current = before.enabled_at == lane.enabled_at and before.kept.hold_until < NEVER_MS
+    is_current = before.enabled_at == lane.enabled_at
     after = lane.kept if is_current else before.kept._replace(window=lane.kept.window)
+    if before.kept.hold_until == NEVER_MS:
+        after = after._replace(hold_until=NEVER_MS)
     return (lane.outcomes.webhook_id, *after) if before.unclean or after != before.kept else None
 
 
