@@ -4,8 +4,8 @@
 running ───┼── somebody's order ───▶ cancelled
            └── webhook deleted ────▶ failed
 
-It takes what was finished when it was made, in the order of the ids, and never what a job has made. While its webhook
-is disabled, it waits. Of each webhook one runs at a time: two would send much of the same twice.
+It takes what was finished when it was made, in the order of the ids, and never what a job has made, nor a test send.
+While its webhook is disabled, it waits. Of each webhook one runs at a time: two would send much of the same twice.
 """
 
 from dataclasses import dataclass
