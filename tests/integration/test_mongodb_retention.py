@@ -15,6 +15,8 @@ from tests.contract.steps import (
     add_webhook,
     detail,
     emit_many,
+    emit_one,
+    ids,
     lease_one,
     leased_with_one,
     publish,
@@ -27,13 +29,13 @@ from tests.fakes import NOW
 from tests.integration.mongodb_rigs import documents, mongo_of
 from tests.integration.taps import Broken, Tap
 
-from gatepost.domain.deliveries import Delivery, replayed
+from gatepost.domain.deliveries import Delivery, Status, replayed
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.outcomes import response_of
 from gatepost.domain.retention import Kept
 from gatepost.domain.stats import BUCKET, start_of_bucket
 from gatepost.domain.webhooks import Webhook
-from gatepost.ports import DeliveryQuery, Saved, StatsQuery
+from gatepost.ports import DeliveryQuery, Reading, Saved, StatsQuery
 
 LATER = NOW + SECOND
 MODULE = "gatepost.adapters.storage.mongo_retention"
@@ -83,6 +85,48 @@ async def test_a_replay_whose_event_is_let_go_of_in_the_middle_is_refused_and_le
     assert replaying.result() is Saved.STALE
     assert (await read(store, webhook)).deliveries == []
     assert (await documents(store))["deliveries"] == []
+
+
+@pytest.mark.parametrize("is_read_first", [False, True])
+async def test_a_replay_left_without_its_event_is_withdrawn_by_who_reads_its_lane_or_repeats_it(
+    store: Store, other_store: Store, mongodb: MongoBackend, is_read_first: bool
+) -> None:
+    webhook, replay = await old_event(store)
+    async with Tap(other_store).stopped_before("events.delete_many", purge(other_store, Kept.EVENTS)) as purging:
+        Tap(store).die_at(1, is_done_first=True)
+        with pytest.raises(StoreUnavailable):
+            await store.add_replay(GROUP_ID, replay)
+    assert purging.result() == 1
+    third_store = await mongodb.open()
+    assert [each["id"] for each in (await documents(third_store))["deliveries"]] == [replay.id]
+
+    if is_read_first:
+        assert (await read(third_store, webhook)).deliveries == []
+        assert (await documents(third_store))["deliveries"] == []
+
+    assert await third_store.add_replay(GROUP_ID, replay) is Saved.STALE
+    assert (await documents(third_store))["deliveries"] == []
+
+
+@pytest.mark.parametrize("reading", [*Reading])
+async def test_what_has_lost_its_event_holds_up_nothing(store: Store, mongodb: MongoBackend, reading: Reading) -> None:
+    webhook = await add_webhook(store)
+    lost, kept = [await emit_one(store, webhook) for _ in range(2)]
+    await mongodb.lose_event(GROUP_ID, lost.event_id)
+
+    lane = await read(store, webhook, limit=1, reading=reading)
+
+    assert ids(lane.deliveries) == [kept.id]
+
+
+async def test_a_replay_that_was_sent_before_its_event_went_was_added(store: Store, mongodb: MongoBackend) -> None:
+    webhook, replay = await old_event(store)
+    assert await store.add_replay(GROUP_ID, replay) is Saved.DONE
+    await record(store, await lease_one(store, webhook), await read_one(store, webhook), accepted())
+    await mongodb.lose_event(GROUP_ID, replay.event_id)
+
+    assert await store.add_replay(GROUP_ID, replay) is Saved.DONE
+    assert (await detail(store, replay)).delivery.progress.status is Status.DELIVERED
 
 
 async def test_an_event_that_is_replayed_is_not_let_go_of_by_who_looked_before(

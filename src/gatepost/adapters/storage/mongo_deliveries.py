@@ -100,15 +100,13 @@ async def _delivery(mongo: Mongo, group_id: str, webhook_id: str, delivery_id: s
 async def _add_replay(mongo: Mongo, group_id: str, delivery: Delivery) -> Saved:
     event = await mongo.events.find_one(key_of(group_id, delivery.event_id), {"body": 1, "hop": 1})
     if event is None:
-        key = {"_id": delivery.id, "webhook_id": delivery.webhook_id, "id": delivery.id, "group_id": group_id}
-        was_added = await mongo.deliveries.find_one(key, {"_id": 1}) is not None
-        return Saved.DONE if was_added else Saved.STALE
+        return await _without_event(mongo, group_id, delivery)
     document = delivery_document(delivery)
     with mongo.hand_over.emission([queued(delivery, body=event["body"], hop=event["hop"])]) as hand_over:
         # This is the commit, if its event stays. Made before, it may have been sent since.
         is_new = await insert_new(mongo.deliveries, [document])
         if not await hold_events(mongo, group_id, [document]):
-            return Saved.STALE
+            return await _without_event(mongo, group_id, delivery)
         if not is_new:
             return Saved.DONE
         try:
@@ -118,6 +116,14 @@ async def _add_replay(mongo: Mongo, group_id: str, delivery: Delivery) -> Saved:
         else:
             hand_over()
     return Saved.DONE
+
+
+async def _without_event(mongo: Mongo, group_id: str, delivery: Delivery) -> Saved:
+    """Say what a replay is whose event is gone: finished before that, or else never to be sent, and withdrawn."""
+    key = {"_id": delivery.id, "webhook_id": delivery.webhook_id, "id": delivery.id, "group_id": group_id}
+    await mongo.deliveries.delete_one(key | {"open": OPEN})
+    is_finished = await mongo.deliveries.find_one(key, {"_id": 1}) is not None
+    return Saved.DONE if is_finished else Saved.STALE
 
 
 async def _discard_backlog(mongo: Mongo, group_id: str, webhook_id: str, now: int) -> int:

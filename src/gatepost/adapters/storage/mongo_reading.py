@@ -8,12 +8,17 @@ nor is waited for.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import structlog
+
 from gatepost.adapters.storage.looking import HEAD, Place, place_of, position_of
 from gatepost.adapters.storage.mongo_documents import DELIVERY_FIELDS, OPEN, delivery_from_document
 from gatepost.adapters.storage.mongo_driver import Document, Mongo, fetch, parts_of, several
+from gatepost.adapters.storage.mongo_retention import hold_events
 from gatepost.adapters.storage.rows import NEVER_MS, from_ms_or_none
 from gatepost.domain.deliveries import QueuedDelivery, queued
 from gatepost.ports import LaneAsk, LaneRead, Reading
+
+log = structlog.get_logger()
 
 _DUE_FIRST = [("next_attempt_at", 1), ("id", 1)]
 _READ_FIELDS = DELIVERY_FIELDS | {"places": 1, "not_before": 1}
@@ -26,8 +31,10 @@ async def read_lanes(mongo: Mongo, asked: Mapping[str, LaneAsk], now: int) -> di
         for part in parts_of(asked)
         for lane in await fetch(mongo.lanes.find({"_id": {"$in": part}}, {"token": 1, "pokes": 1}))
     ]
-    found = await several(lambda lane: _found(mongo, lane["_id"], asked[lane["_id"]], now), lanes)
-    events = await _events(mongo, [each for queue in found for each in queue.deliveries])
+    found, events = await _found_with_events(mongo, lanes, asked, now)
+    if eventless := [each for queue in found for each in queue.deliveries if _event_of(each) not in events]:
+        await _withdraw(mongo, eventless)
+        found, events = await _found_with_events(mongo, lanes, asked, now)
     return {
         lane["_id"]: LaneRead(
             lane["token"],
@@ -52,6 +59,13 @@ class _Found(NamedTuple):
     deliveries: Sequence[Document]
     next_due: int | None
     looked_to: Place | None = None
+
+
+async def _found_with_events(
+    mongo: Mongo, lanes: Sequence[Document], asked: Mapping[str, LaneAsk], now: int
+) -> tuple[list[_Found], dict[str, Document]]:
+    found = await several(lambda lane: _found(mongo, lane["_id"], asked[lane["_id"]], now), lanes)
+    return found, await _events(mongo, [each for queue in found for each in queue.deliveries])
 
 
 async def _found(mongo: Mongo, webhook_id: str, ask: LaneAsk, now: int) -> _Found:
@@ -178,6 +192,14 @@ async def _events(mongo: Mongo, deliveries: Sequence[Mapping[str, Any]]) -> dict
         asked = {"_id": {"$in": part}, "group_id": {"$in": groups}}
         found |= {each["_id"]: each for each in await fetch(mongo.events.find(asked, {"body": 1, "hop": 1}))}
     return found
+
+
+async def _withdraw(mongo: Mongo, eventless: Sequence[Document]) -> None:
+    """Take back replays whose process died before it saw that their events were gone: they would wait for ever."""
+    for group_id in sorted({each["group_id"] for each in eventless}):
+        deliveries = [each for each in eventless if each["group_id"] == group_id]
+        log.warning("delivery.without_event", group_id=group_id, ids=[each["id"] for each in deliveries])
+        await hold_events(mongo, group_id, deliveries)
 
 
 def _event_of(delivery: Mapping[str, Any]) -> str:

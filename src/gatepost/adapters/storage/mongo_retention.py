@@ -10,7 +10,7 @@ What holds an event is a delivery of it, in another document; so the event's own
 
 An event that was deleted bore its stamp from before the look on. So no replay has taken it off in between, and one that
 had taken it off before was seen. A replay whose process dies between its two steps was not answered; should just that
-moment be the retention's, too, its delivery is left without an event.
+moment be the retention's, too, its delivery is left without an event, until whoever reads its lane withdraws it.
 """
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -193,14 +193,14 @@ async def _with_deliveries(mongo: Mongo, group_id: str, event_ids: Iterable[str]
 
 
 async def hold_events(mongo: Mongo, group_id: str, deliveries: Sequence[Mapping[str, Any]]) -> bool:
-    """Keep the events of deliveries that were just inserted, and say whether all are there; withdraw the others."""
+    """Keep the events of deliveries, and say whether all are there; withdraw what is unfinished of the others."""
     events = {each["event_id"] for each in deliveries}
     key = _key_of_events(group_id, events)
     if (await mongo.events.update_many(key, {"$set": {"going": ""}})).matched_count == len(events):
         return True
     there = {each["_id"] for each in await fetch(mongo.events.find(key, {"_id": 1}))}
     eventless = [each for each in deliveries if f"{group_id}/{each['event_id']}" not in there]
-    await mongo.deliveries.delete_many(_key(eventless))
+    await mongo.deliveries.delete_many(_key(eventless) | {"open": OPEN})
     return False
 
 
