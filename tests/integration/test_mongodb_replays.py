@@ -3,6 +3,8 @@
 Each race is made, not waited for: a `Tap` stops one store just before a write, or lets its process die there.
 """
 
+from typing import Any
+
 import pytest
 from tests.builders import GROUP_ID, accepted, make_job
 from tests.contract.backends import MongoBackend, Store
@@ -26,11 +28,11 @@ from tests.contract.steps import (
 )
 from tests.fakes import NOW
 from tests.integration.mongodb_rigs import documents, mongo_of
-from tests.integration.taps import Tap
+from tests.integration.taps import Asking, Tap
 
 from gatepost.domain.deliveries import Delivery, QueuedDelivery, Status
 from gatepost.domain.errors import StoreUnavailable
-from gatepost.domain.replays import JobStatus, ReplayJob
+from gatepost.domain.replays import JobStatus, ReplayFilter, ReplayJob
 from gatepost.domain.retention import Kept
 from gatepost.domain.webhooks import Webhook
 from gatepost.ports import Advanced, JobLease, Saved, Step
@@ -209,6 +211,27 @@ async def test_a_step_looks_through_a_part_of_the_deliveries_and_goes_on_after_i
 
 
 # --- one running job of a webhook ----------------------------------------------------------------------------
+
+
+async def test_what_there_is_to_replay_is_counted_a_part_at_a_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gatepost.adapters.storage.mongo_replays._COUNTED_AT_ONCE", 3)
+    webhook, _, originals = await job_for(store, 7)
+    rare = originals[4]
+    mongo = mongo_of(store)
+    await mongo.deliveries.update_one({"_id": rare.id}, {"$set": {"event": "order.paid"}})
+    asked: list[tuple[str, dict[str, Any]]] = []
+    mongo.deliveries = Asking(mongo.deliveries, asked)
+
+    counted = [
+        await store.count_replayable(GROUP_ID, webhook.id, wanted, now=MADE_AT, sample=5)
+        for wanted in (ReplayFilter(), ReplayFilter(event="order.paid"))
+    ]
+
+    assert [(each.count, ids(each.sample)) for each in counted] == [(7, ids(originals[:5])), (1, [rare.id])]
+    ends = {each["id"].get("$lte") for method, each in asked if method == "count_documents"}
+    assert ends == {originals[2].id, originals[5].id, None}
 
 
 @pytest.mark.parametrize("is_done_first", [False, True])

@@ -44,7 +44,7 @@ from gatepost.domain.replays import JobStatus, ReplayFilter, ReplayJob, replayed
 from gatepost.ports import Advanced, JobLease, Page, Replayable, Saved, Step
 
 _LOOKED_THROUGH_AT_ONCE = 2_000  # deliveries, for those that a job wants: a step is short, however few those are
-_COUNTED_AT_ONCE = 10_000
+_COUNTED_AT_ONCE = 5_000  # of all that the webhook was sent: an answer about millions would be waited for in vain
 _JOBS_AT_ONCE = 500  # looked at, for those that have something to do
 _MOST_TRIES = 100
 _ABANDONED_AFTER_MS = 60_000
@@ -111,12 +111,30 @@ def _replayable(group_id: str, webhook_id: str, wanted: ReplayFilter, finished_b
 
 
 async def _count(mongo: Mongo, asked: Document, sample: int) -> Replayable:
-    """Count in batches, as one answer about millions would be waited for in vain."""
-    count = 0
-    async with mongo.deliveries.find(asked, {"_id": 1}).sort("id", 1).batch_size(_COUNTED_AT_ONCE) as cursor:
-        while found := await cursor.to_list(_COUNTED_AT_ONCE):
-            count += len(found)
-    return Replayable(count, await _first(mongo, asked, sample) if sample else [])  # no limit, to MongoDB
+    """Count what is asked for, part by part of all that the webhook was sent, and return the first of it, too."""
+    count, after_id = 0, ""
+    first: list[Delivery] = []
+    while True:
+        end = await _end_of_part(mongo, asked["webhook_id"], after_id, _COUNTED_AT_ONCE)
+        part = asked | {"id": _between(after_id, end)}
+        found = await mongo.deliveries.count_documents(part)
+        if found and len(first) < sample:
+            first += await _first(mongo, part, sample - len(first))
+        count += found
+        if end is None:
+            return Replayable(count, first)
+        after_id = end
+
+
+async def _end_of_part(mongo: Mongo, webhook_id: str, after_id: str, size: int) -> str | None:
+    """Return the last of so many deliveries of a webhook after one of them; None when there are fewer."""
+    rest = mongo.deliveries.find({"webhook_id": webhook_id, "id": {"$gt": after_id}}, {"id": 1}).sort("id", 1)
+    last = await fetch(rest.skip(size - 1).limit(1))
+    return last[0]["id"] if last else None
+
+
+def _between(after_id: str, end: str | None) -> Document:
+    return {"$gt": after_id} if end is None else {"$gt": after_id, "$lte": end}
 
 
 async def _first(mongo: Mongo, asked: Document, limit: int) -> list[Delivery]:
@@ -264,15 +282,13 @@ async def _advance(mongo: Mongo, lease: JobLease, limit: int, now: datetime) -> 
 
 async def _take(mongo: Mongo, job: ReplayJob, after_id: str, limit: int) -> _Taking:
     """Look through the next part of the webhook's deliveries for what the job wants."""
-    rest = mongo.deliveries.find({"webhook_id": job.webhook_id, "id": {"$gt": after_id}}, {"id": 1}).sort("id", 1)
-    end_of_part = await fetch(rest.skip(_LOOKED_THROUGH_AT_ONCE - 1).limit(1))
-    until: Document = {"$lte": end_of_part[0]["id"]} if end_of_part else {}
+    end = await _end_of_part(mongo, job.webhook_id, after_id, _LOOKED_THROUGH_AT_ONCE)
     asked = _replayable(job.group_id, job.webhook_id, job.filter, to_ms(job.created_at))
-    originals = await _first(mongo, asked | {"id": {"$gt": after_id, **until}}, limit)
+    originals = await _first(mongo, asked | {"id": _between(after_id, end)}, limit)
     if len(originals) == limit:
         return _Taking(originals, originals[-1].id, is_last=False)
     last = originals[-1].id if originals else after_id
-    return _Taking(originals, end_of_part[0]["id"] if end_of_part else last, is_last=not end_of_part)
+    return _Taking(originals, end or last, is_last=end is None)
 
 
 async def _events(mongo: Mongo, group_id: str, deliveries: Sequence[Delivery]) -> dict[str, Document]:
