@@ -196,9 +196,11 @@ async def _events(mongo: Mongo, deliveries: Sequence[Mapping[str, Any]]) -> dict
 
 async def _withdraw(mongo: Mongo, eventless: Sequence[Document]) -> None:
     """Take back replays whose process died before it saw that their events were gone: they would wait for ever."""
-    for group_id in sorted({each["group_id"] for each in eventless}):
-        deliveries = [each for each in eventless if each["group_id"] == group_id]
-        log.warning("delivery.without_event", group_id=group_id, ids=[each["id"] for each in deliveries])
+    by_group: dict[str, list[Document]] = {}
+    for each in eventless:
+        log.warning("replay.withdrawn", webhook_id=each["webhook_id"], delivery_id=each["id"])
+        by_group.setdefault(each["group_id"], []).append(each)
+    for group_id, deliveries in by_group.items():
         await hold_events(mongo, group_id, deliveries)
 
 
