@@ -76,7 +76,7 @@ def asked_at_random(
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{served.url}/api/openapi.json"),
         *("--checks", ",".join(CHECKS), "--max-examples", str(examples), "--generation-deterministic"),
-        *("--phases", "examples,coverage,fuzzing", "--workers", "2", *given, *options),
+        *("--phases", "examples,coverage,fuzzing", "--workers", "1", *given, *options),
         *("--suppress-health-check", "all"),  # what makes a test slow on a busy machine is none of ours
     ]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=folder)
