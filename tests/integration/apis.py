@@ -1,4 +1,4 @@
-"""The HTTP API in this process, over a real SQLite store; the engine is off, so that what is queued stays queued."""
+"""The HTTP API in this process, over a real store; the engine is off, so that what is queued stays queued."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,13 +10,13 @@ from typing import Any
 import argon2
 import httpx2
 from tests.builders import make_user
+from tests.contract.backends import BACKENDS, Store
 from tests.fakes import NumberedChance
+from tests.tools import missing
 
 from gatepost.adapters.passwords import Argon2Passwords
 from gatepost.adapters.resolver import Resolver
-from gatepost.adapters.secretbox import SecretBox
 from gatepost.adapters.sender import CurlSender
-from gatepost.adapters.storage.sqlite import SqliteStore
 from gatepost.adapters.system import SystemChance, SystemClock
 from gatepost.api.app import Services, create_app
 from gatepost.api.peers import Peers
@@ -88,7 +88,7 @@ class Api:
 
     app: Any
     services: Services
-    store: SqliteStore
+    store: Store
     folder: Path
     hints: Hints
     group: Group
@@ -143,13 +143,17 @@ class Api:
 async def opened_api(
     folder: Path,
     *,
+    on: str = "sqlite",
     clock: Clock | None = None,
     sender: Sender | None = None,
     passwords: Passwords | None = None,
     peers: Peers | None = None,
 ) -> AsyncIterator[Api]:
     clock, chance, hints = clock or SystemClock(), NumberedChance(), Hints()
-    store = await SqliteStore.open(folder / "gatepost.db", box=SecretBox(bytes(32)), on_death=_raise)
+    if lacking := BACKENDS[on].missing():
+        missing(lacking)
+    backend = BACKENDS[on](folder)
+    store = await backend.open()
     sender = sender or CurlSender(POLICY, Resolver(clock), clock, on_thread_death=_raise)
     emitter = Emitter(Matcher(store), chance)
     people = People(store, store, passwords or Argon2Passwords(CHEAP), clock, chance)
@@ -202,7 +206,7 @@ async def opened_api(
     finally:
         await services.close()
         await sender.close()
-        await store.close()
+        await backend.close()
 
 
 async def sign_in(browser: Client, email: str, password: str = PASSWORD) -> dict[str, Any]:

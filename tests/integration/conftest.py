@@ -54,8 +54,9 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with engine_rig(tmp_path) as rig:
+async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+    """A rig on SQLite, or on the backend that a test names by parametrizing this."""
+    async with engine_rig(tmp_path, on=getattr(request, "param", "sqlite")) as rig:
         yield rig
 
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.builders import make_delivery, make_group, make_task_change, make_webhook
+from tests.contract.backends import data_on
 from tests.fakes import FakeClock, NumberedChance, ScriptedSender
 
-from gatepost.adapters.secretbox import SecretBox
-from gatepost.adapters.storage.sqlite import SqliteStore
 from gatepost.domain.deliveries import Delivery, Status
 from gatepost.domain.errors import StoreUnavailable
 from gatepost.domain.outcomes import Refused, Response
@@ -285,14 +284,9 @@ async def _unavailable(*_: Any, **__: Any) -> None:
 
 
 @asynccontextmanager
-async def engine_rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    def die(bug: BaseException) -> None:
-        raise bug
-
-    store = await SqliteStore.open(tmp_path / "engine.db", box=SecretBox(bytes(32)), on_death=die)
-    async with rig_on(store) as rig:
+async def engine_rig(tmp_path: Path, *, on: str = "sqlite") -> AsyncIterator[Rig]:
+    async with data_on(on, tmp_path) as backend, rig_on(await backend.open()) as rig:
         yield rig
-    await store.close()
 
 
 @asynccontextmanager

@@ -21,9 +21,9 @@ WEBHOOKS = "/api/integrations/webhooks"
 HOUR = timedelta(hours=1)
 
 
-@pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
-    async with opened_api(tmp_path, clock=FakeClock()) as opened:
+@pytest.fixture(params=["sqlite", "mongodb"])
+async def api(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Api]:
+    async with opened_api(tmp_path, on=request.param, clock=FakeClock()) as opened:
         yield opened
 
 

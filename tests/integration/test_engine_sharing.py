@@ -2,7 +2,7 @@
 
 import pytest
 from tests.fakes import delivery_id_of
-from tests.integration.fleets import LEASE, Fleet, Worker, deliver_on_wrong_clocks, send_of
+from tests.integration.fleets import LEASE, SHARED_ON, Fleet, Worker, deliver_on_wrong_clocks, send_of
 
 from gatepost.domain.deliveries import Delivery
 from gatepost.domain.webhooks import Webhook, with_changes
@@ -128,6 +128,7 @@ async def test_a_lane_on_its_way_back_takes_nothing_in_and_records_what_is_in_fl
     assert fleet.sent_twice == set()
 
 
+@pytest.mark.parametrize("fleet", [*SHARED_ON, "mongodb"], indirect=True)
 async def test_lanes_that_are_on_their_way_count_towards_what_is_to_be_handed_back(fleet: Fleet) -> None:
     first, webhook_id = await one_on_its_way(fleet)
 
@@ -137,6 +138,7 @@ async def test_lanes_that_are_on_their_way_count_towards_what_is_to_be_handed_ba
     assert len(first.lanes) == 4
 
 
+@pytest.mark.parametrize("fleet", [*SHARED_ON, "mongodb"], indirect=True)
 async def test_a_lane_on_its_way_back_goes_though_its_webhook_was_disabled_and_enabled(fleet: Fleet) -> None:
     first, webhook_id = await one_on_its_way(fleet)
     webhook = await fleet.api.webhook(fleet.group.id, webhook_id)
@@ -185,6 +187,7 @@ async def test_an_engine_does_not_take_back_what_it_has_handed_back(fleet: Fleet
     assert first.lanes == held
 
 
+@pytest.mark.parametrize("fleet", [*SHARED_ON, "mongodb"], indirect=True)
 @pytest.mark.parametrize("answered_first", [True, False])
 async def test_an_engine_that_was_paused_past_its_lease_sends_and_records_nothing_more_of_what_was_taken_over(
     fleet: Fleet, answered_first: bool
@@ -224,6 +227,7 @@ async def test_an_engine_that_was_paused_past_its_lease_sends_and_records_nothin
 # --- clocks ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("fleet", [*SHARED_ON, "mongodb"], indirect=True)
 async def test_engines_on_machines_half_a_minute_apart_send_nothing_twice(fleet: Fleet) -> None:
     await deliver_on_wrong_clocks(fleet, deliveries=400, follows=True)
 

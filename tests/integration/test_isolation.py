@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 
+import pytest
 from tests.builders import accepted, unreachable
 from tests.fakes import delivery_id_of
 from tests.integration.rigs import FAILED, Rig
@@ -101,6 +102,7 @@ async def test_receivers_that_are_slow_and_well_leave_room_for_others(rig: Rig) 
     assert max(waits(rig, emitted)) <= 0.1
 
 
+@pytest.mark.parametrize("rig", ["sqlite", "mongodb"], indirect=True)
 async def test_failing_lanes_have_half_of_all_room_and_each_of_them_gets_its_turn(rig: Rig) -> None:
     failing = await webhooks_at(rig, "fails", 12, policy=RetryPolicy((1.0,) * 9))
     [healthy] = await webhooks_at(rig, "well", 1)
@@ -128,6 +130,7 @@ async def test_failing_lanes_have_half_of_all_room_and_each_of_them_gets_its_tur
     assert {await rig.status(each) for each in deliveries} == {Status.DELIVERED}
 
 
+@pytest.mark.parametrize("rig", ["sqlite", "mongodb"], indirect=True)
 async def test_a_lane_that_is_well_again_does_not_wait_for_the_failing_ones_to_make_room(rig: Rig) -> None:
     failing = await webhooks_at(rig, "fails", 4, policy=RetryPolicy((1.0,) * 9))
     [recovers] = await webhooks_at(rig, "recovers", 1, policy=RetryPolicy((1.0,) * 9), max_concurrency=2)
@@ -151,6 +154,7 @@ async def test_a_lane_that_is_well_again_does_not_wait_for_the_failing_ones_to_m
     assert {delivery.id for delivery in waiting} <= {delivery_id_of(each) for each in rig.sender.in_flight}
 
 
+@pytest.mark.parametrize("rig", ["sqlite", "mongodb"], indirect=True)
 async def test_lanes_that_are_lost_while_they_wait_for_room_leave_it_to_the_others(rig: Rig) -> None:
     failing = await webhooks_at(rig, "fails", 6, policy=RetryPolicy((1.0,) * 9))
     for webhook in failing:

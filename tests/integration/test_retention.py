@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 
+import pytest
 from tests.builders import refused
 from tests.integration.rigs import FAILED, Rig
 
@@ -61,6 +62,7 @@ async def test_what_is_finished_goes_when_its_time_has_come_and_what_waits_stays
     assert len((await rig.store.events(rig.group.id, EventQuery(), limit=10, before=None)).items) == 1
 
 
+@pytest.mark.parametrize("rig", ["sqlite", "mongodb"], indirect=True)
 async def test_an_engine_that_stops_while_it_purges_leaves_the_rest_to_others_at_once(rig: Rig) -> None:
     await rig.start()
     rig.clock.advance(CHECK_EVERY.total_seconds())
@@ -71,6 +73,7 @@ async def test_an_engine_that_stops_while_it_purges_leaves_the_rest_to_others_at
     assert await rig.store.lease_retention("eng_2", now=rig.clock.now(), lease=LEASE, every=EVERY)
 
 
+@pytest.mark.parametrize("rig", ["sqlite", "mongodb"], indirect=True)
 async def test_deliveries_go_on_while_the_store_purges(rig: Rig) -> None:
     webhook = await rig.webhook()
     engine = await rig.start()
